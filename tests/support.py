@@ -1,0 +1,60 @@
+"""A few words to say things shortly in tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import anyio
+import msgspec
+from anyio.lowlevel import checkpoint
+
+from eventstream import Event, Subscription
+
+T = TypeVar("T")
+
+
+class Price(msgspec.Struct, frozen=True):
+    symbol: str
+    bid: float
+
+
+async def settle(turns: int = 20) -> None:
+    """Lets all tasks run that can."""
+    for _ in range(turns):
+        await checkpoint()
+
+
+async def take(subscription: Subscription[T], count: int) -> list[T]:
+    """The payloads of the next events."""
+    return [(await subscription.receive()).payload for _ in range(count)]
+
+
+def drain(subscription: Subscription[T]) -> list[T]:
+    """The payloads of all events that are there now."""
+    payloads = []
+    while True:
+        try:
+            payloads.append(subscription.receive_nowait().payload)
+        except anyio.WouldBlock:
+            return payloads
+
+
+@asynccontextmanager
+async def collecting(subscription: Subscription[Any]) -> AsyncIterator[list[Any]]:
+    """Reads frames in a task of its own; yields the list that they go to, events as their payloads."""
+    seen: list[Any] = []
+
+    async def read() -> None:
+        async for frame in subscription.frames():
+            seen.append(frame.payload if isinstance(frame, Event) else frame)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read)
+        await settle()
+        try:
+            yield seen
+        finally:
+            tasks.cancel_scope.cancel()
+            subscription.close()
