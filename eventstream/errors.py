@@ -320,8 +320,8 @@ class PipeClosed(PipeBroken):
 class PipeAbandoned(PipeBroken):
     """The server gave this pipe up. The program that served it can only clean up.
 
-    `reason` is one of `expired` (the grace time passed with no link), `evicted` (its bytes exceeded the budget for pipes
-    without a link, or its place was needed) and `going-away` (the server stopped).
+    `reason` is one of `expired` (the grace time passed with no link), `evicted` (it was without a link, and its bytes or
+    its place were needed) and `going-away` (the server stopped).
     """
 
     def __init__(self, reason: str) -> None:

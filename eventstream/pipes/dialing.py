@@ -104,6 +104,7 @@ class BackedPipe(Pipe):
         self._epoch = b""
         self._dials = 0
         self._tasks: TaskGroup | None = None
+        self._supervision = CancelScope()  # not the group's scope: that one holds the caller's own code too
         self._pause: CancelScope | None = None
 
     async def __aenter__(self) -> Self:
@@ -129,20 +130,22 @@ class BackedPipe(Pipe):
                 self._closed = True
                 self._abandon()
         finally:
-            self._tasks.cancel_scope.cancel()
             # The body's own exception goes on by itself; given to the group, it would come out wrapped in another.
             await self._tasks.__aexit__(None, None, None)
 
     def _abandon(self) -> None:
         self._finish(None)
-        if self._tasks is not None:
-            self._tasks.cancel_scope.cancel()
+        self._supervision.cancel()
 
     def _hurry(self) -> None:
         if self._pause is not None:
             self._pause.cancel()
 
     async def _supervise(self) -> None:
+        with self._supervision:
+            await self._keep_linked()
+
+    async def _keep_linked(self) -> None:
         failures, down_since = 0, current_time()
         while not self._session.is_closed:
             error = await self._link_once()
