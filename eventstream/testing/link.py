@@ -1,0 +1,333 @@
+"""A simulated connection: two wires, what was ordered to happen to it, and the hand with which a test harms it.
+
+Everything that a fault changes is changed here, in plain functions without an await, so a fault is never half done.
+Who calls: `NetworkStream` (bytes go in and out), `Network` (makes links, heals), and tests (`cut`, `stall`, ...).
+
+Faults are scripted (a method of `Link`) or drawn from the seed when the link is made (`Fate`); a drawn one only calls
+the method. Each link has its own random source, made of the network's seed and the link's number: what happens on one
+link does not depend on how much another was used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from random import Random
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+from anyio import current_time
+
+from .faults import Direction, Fate, Faults, draw_delay
+from .wire import Wire
+
+__all__ = ("Conditions", "Counters", "Link")
+
+RECORDED: Final = 65_536  # bytes of each link that a duplicate can carry: a whole buffer of the usual size
+
+Severed: TypeAlias = Literal["cut", "closed"]
+
+
+class Counters(msgspec.Struct):
+    """What happened in a network since it was made. See `NetworkStatistics`."""
+
+    dials: int = 0
+    refused: int = 0
+    hung: int = 0
+    links: int = 0
+    cuts: int = 0
+    closes: int = 0
+    half_opens: int = 0
+    stalls: int = 0
+    duplicates: int = 0
+
+
+class Conditions:
+    """What all links of a network share.
+
+    Attributes:
+        faults: The faults in force.
+        counters: What happened up to now.
+        live: The links that live, oldest first.
+        trace: Is told of everything that happens, if not None.
+    """
+
+    def __init__(self, faults: Faults, trace: Callable[[str], None] | None) -> None:
+        self.faults = faults
+        self.counters = Counters()
+        self.live: dict[Link, None] = {}
+        self.trace = trace
+
+    def note(self, text: str) -> None:
+        """Tells the trace what happens now."""
+        if self.trace is not None:
+            self.trace(f"{current_time():.6f} {text}")
+
+
+class _Order(msgspec.Struct):
+    """What is to be done when so many bytes have passed."""
+
+    at: int
+    direction: Direction | None
+    action: Callable[[], object]
+
+
+class Link:
+    """One connection of a simulated network. Made by `Network.dial`; found in `Network.links`.
+
+    Not for other threads: every method belongs to the event loop that uses the link.
+
+    Attributes:
+        number: 1 for the network's first link.
+        address: What was dialled.
+        up: The wire from who dialled to who listens; its counters `sent`, `received`, `lost` may be read.
+        down: The wire back.
+        severed: `"cut"` or `"closed"` if the network has ended the link, else None.
+        original: The link that this one is a duplicate of, if it is one.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        address: str,
+        conditions: Conditions,
+        random: Random,
+        buffer: int,
+        original: Link | None = None,
+    ) -> None:
+        self.number = number
+        self.address = address
+        self.up = Wire(buffer)
+        self.down = Wire(buffer)
+        self.severed: Severed | None = None
+        self.original = original
+        self._conditions = conditions
+        self._random = random
+        self._orders: list[_Order] = []
+        self._open_ends = 2
+        self._recorded: list[bytes] = []
+        self._room_for_record = RECORDED
+        self._duplicates: list[Link] = []
+        conditions.counters.links += 1
+        conditions.live[self] = None
+
+    def __repr__(self) -> str:
+        state = self.severed or ("live" if self.live else "closed by its ends")
+        return f"<Link {self.number} to {self.address!r}: {state}, {self.up.sent} bytes up, {self.down.sent} down>"
+
+    @property
+    def live(self) -> bool:
+        """Whether the network has not ended it, and at least one of its ends is open."""
+        return self in self._conditions.live
+
+    # What tests do.
+
+    def cut(self, *, lose: bool = False) -> None:
+        """Ends the link with a reset, now. Stalls and silence end too. Does nothing to a link that was ended before.
+
+        Both ends get `anyio.BrokenResourceError`: from `send` at once, from `receive` after the bytes under way.
+
+        Args:
+            lose: Whether what was sent and not yet received is lost.
+        """
+        self._sever("cut", lose=lose)
+
+    def close(self) -> None:
+        """Ends the link cleanly, now: as `cut`, but `receive` ends with `anyio.EndOfStream`."""
+        self._sever("closed", lose=False)
+
+    def after(self, count: int, action: Callable[[], object], *, direction: Direction | None = None) -> None:
+        """Does something when `count` more bytes have been let in, before the next one is.
+
+        The bytes may still be under way then. A send that crosses the point is split there, so
+        `link.after(10, link.stall)` lets exactly ten bytes pass.
+
+        Args:
+            count: How many bytes from now on; 0: at once.
+            action: What to do, such as `link.cut`; called without an await in between.
+            direction: Whose bytes count. None: those of both directions together.
+
+        Raises:
+            ValueError: if `count` is negative.
+        """
+        if count < 0:
+            raise ValueError(f"a number of bytes cannot be negative: {count}")
+        if self.severed:
+            return
+        if count == 0:
+            action()
+        else:
+            self._orders.append(_Order(self._passed(direction) + count, direction, action))
+
+    def cut_after(self, count: int, *, direction: Direction | None = None, lose: bool = False) -> None:
+        """Cuts the link when `count` more bytes have been let in. See `after` and `cut`.
+
+        The send that the cut falls into gets `anyio.BrokenResourceError` if bytes of it stand behind the cut.
+        """
+        self.after(count, partial(self.cut, lose=lose), direction=direction)
+
+    def stall(self, seconds: float | None = None, *, direction: Direction | None = None) -> None:
+        """Lets nothing arrive for a while: bytes, ends, resets wait, in order. What has arrived can be read.
+
+        Args:
+            seconds: How long. None: until `resume`.
+            direction: What stalls. None: both.
+        """
+        now = current_time()
+        self._conditions.counters.stalls += 1
+        self._conditions.note(f"{self._name} stalls {_both(direction)}")
+        for wire in self._wires(direction):
+            if seconds is None:
+                wire.stall(now)
+            else:
+                wire.stall(now, now + seconds)
+
+    def resume(self) -> None:
+        """Ends the stalls of both directions. What waited arrives now."""
+        self.up.resume()
+        self.down.resume()
+
+    def half_open(self, direction: Direction | None = None) -> None:
+        """Swallows what is under way and whatever is sent from now on, for ever: bytes, ends and resets.
+
+        No end gets an error. Sends succeed until the buffer is full, and then wait. Only `cut` and `close` end it.
+
+        Args:
+            direction: What is swallowed. None: both.
+        """
+        if self.severed:
+            return
+        self._conditions.counters.half_opens += 1
+        self._conditions.note(f"{self._name} is half-open {_both(direction)}")
+        now = current_time()
+        for wire in self._wires(direction):
+            wire.die(now)
+
+    # What streams do.
+
+    def enter(self, wire: Wire, data: bytes) -> int:
+        """Lets bytes in, up to the buffer's room and the next order. What was ordered for that point is done.
+
+        Returns:
+            How many got in. The link may have been cut or anything behind them.
+        """
+        size = min(len(data), wire.room)
+        concerned = [order for order in self._orders if order.direction is None or self._wire(order.direction) is wire]
+        for order in concerned:
+            size = min(size, order.at - self._passed(order.direction))  # Invariant: more than 0, or it was done before
+        if size <= 0:
+            return 0
+        data = data[:size]
+        wire.put(data, current_time(), self._conditions.faults, self._random)
+        if wire is self.up:
+            self._record(data)
+        for order in concerned:
+            if order in self._orders and order.at <= self._passed(order.direction):
+                self._orders.remove(order)
+                order.action()
+        return size
+
+    def take(self, wire: Wire, max_bytes: int) -> bytes:
+        """What has arrived."""
+        return wire.take(max_bytes, current_time(), self._conditions.faults, self._random)
+
+    def finish(self, outbound: Wire) -> None:
+        """One end sends no more, and reads on."""
+        if not self.severed:
+            outbound.finish(current_time(), self._delay(), gone=False)
+            self._conditions.note(f"{self._name} end of {self._name_of(outbound)}")
+
+    def leave(self, outbound: Wire, inbound: Wire) -> None:
+        """One end is closed. As with TCP, the other gets a reset if bytes were on their way to the closed one."""
+        self._conditions.note(f"{self._name} {'dialler' if outbound is self.up else 'listener'} closes")
+        if not self.severed:
+            outbound.finish(current_time(), self._delay(), reset=inbound.unread)
+        inbound.abandon()
+        inbound.readable.notify()
+        outbound.writable.notify()
+        self.down.writable.notify()  # who waits for room at the other end may learn that this one is gone
+        self.up.writable.notify()
+        self._open_ends -= 1
+        if not self._open_ends:
+            self._conditions.live.pop(self, None)
+        if outbound is self.up:
+            self._end_duplicates()
+
+    # What the network does.
+
+    def meet(self, fate: Fate) -> None:
+        """Orders what was drawn for this link."""
+        act: dict[str, Callable[[], object]] = {
+            "cut": partial(self.cut, lose=fate.lose),
+            "close": self.close,
+            "half_open": partial(self.half_open, fate.direction),
+        }
+        self.after(fate.after, act[fate.kind], direction=fate.direction)
+
+    def heal(self) -> None:
+        """Forgets what was ordered, and ends stalls."""
+        self._orders.clear()
+        self.resume()
+
+    def mirror_to(self, duplicate: Link) -> None:
+        """Sends another link the first bytes of this one: those that were sent, and those to come."""
+        self._duplicates.append(duplicate)
+        for data in self._recorded:
+            duplicate.mirror(data)
+
+    def mirror(self, data: bytes) -> None:
+        """As if somebody had sent this up. What the buffer has no room for is dropped."""
+        if not self.severed:
+            self.enter(self.up, data)
+
+    def _record(self, data: bytes) -> None:
+        if self._room_for_record:
+            data = data[: self._room_for_record]
+            self._room_for_record -= len(data)
+            self._recorded.append(data)
+            for duplicate in self._duplicates:
+                duplicate.mirror(data)
+
+    def _end_duplicates(self) -> None:
+        for duplicate in self._duplicates:
+            duplicate.cut()
+        self._duplicates.clear()
+
+    def _sever(self, how: Severed, *, lose: bool) -> None:
+        if self.severed:
+            return
+        self.severed = how
+        if how == "cut":
+            self._conditions.counters.cuts += 1
+        else:
+            self._conditions.counters.closes += 1
+        self._conditions.note(f"{self._name} {how}{', bytes lost' if lose else ''}")
+        self._conditions.live.pop(self, None)
+        self._orders.clear()
+        now = current_time()
+        for wire in (self.up, self.down):
+            wire.sever(now, reset=how == "cut", lose=lose)
+        self._end_duplicates()
+
+    def _delay(self) -> float:
+        return draw_delay(self._conditions.faults, self._random)
+
+    def _passed(self, direction: Direction | None) -> int:
+        return sum(wire.sent for wire in self._wires(direction))
+
+    def _wires(self, direction: Direction | None) -> tuple[Wire, ...]:
+        return (self.up, self.down) if direction is None else (self._wire(direction),)
+
+    def _wire(self, direction: Direction) -> Wire:
+        return self.up if direction == "up" else self.down
+
+    @property
+    def _name(self) -> str:
+        return f"link {self.number}"
+
+    def _name_of(self, wire: Wire) -> str:
+        return "up" if wire is self.up else "down"
+
+
+def _both(direction: Direction | None) -> str:
+    return direction or "both ways"
