@@ -320,7 +320,7 @@ class PipeClosed(PipeBroken):
 class PipeAbandoned(PipeBroken):
     """The server gave this pipe up. The program that served it can only clean up.
 
-    `reason` is one of `expired` (the grace time passed with no link), `evicted` (it was without a link, and its bytes or
+    `reason` is one of `expired` (the grace time passed with no link), `evicted` (it had no link, and its bytes or
     its place were needed) and `going-away` (the server stopped).
     """
 

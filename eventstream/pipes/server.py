@@ -121,12 +121,13 @@ class ServedPipe(Pipe):
         super()._finish(error)
         self._server._registry.remove(self, "finished" if finished else "closed")
 
-    def _on_input(self) -> None:
-        super()._on_input()
+    def _on_input(self) -> bool:
+        received = super()._on_input()
         if self._session.is_closed:
             self._finish(None)
         elif self._closed and self._session.writer.settled:
             self._say_close()
+        return received
 
     def _say_close(self) -> None:
         self._session.close("finished" if self._session.finished else "closed")
