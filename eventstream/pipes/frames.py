@@ -58,7 +58,7 @@ MAX_POSITION: Final = 2**63 - 1  # five thousand years at 50 MB/s
 RejectCode: TypeAlias = Literal[
     "version", "busy", "unknown", "epoch", "proof", "replayed", "position", "expired", "evicted", "closed", "finished"
 ]
-CloseCode: TypeAlias = Literal["finished", "closed", "going-away", "failed", "evicted", "expired"]
+CloseCode: TypeAlias = Literal["finished", "closed", "going-away", "failed"]
 
 
 class Hello(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -13,6 +13,7 @@ session outlives it. No lock is held anywhere: tasks of one event loop change th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -25,10 +26,21 @@ from .liveness import Verdict
 from .session import Session
 from .signal import Signal
 
-__all__ = ("ACK_DELAY", "Link")
+__all__ = ("ACK_DELAY", "Link", "hang_up")
 
 ACK_DELAY: Final = 0.05  # seconds: long enough that bulk transfers are acknowledged by their volume alone
 RECEIVE: Final = 256 * 1024  # bytes asked of the stream at once: what asyncio reads; less would cut and copy it
+
+
+logger = logging.getLogger("eventstream.pipes")
+
+
+async def hang_up(stream: ByteStream) -> None:
+    """Closes a connection at once. It is given up in any case, so that its closing fails is no news."""
+    try:
+        await aclose_forcefully(stream)
+    except Exception as error:
+        logger.debug("closing a connection failed: %r", error)
 
 
 class Link:
@@ -105,7 +117,7 @@ class Link:
                 tasks.cancel_scope.cancel()
         finally:
             self._over = True
-            await aclose_forcefully(self._stream)
+            await hang_up(self._stream)
 
     async def _guard(self, part: Callable[..., Awaitable[None]], *args: object) -> None:
         try:
@@ -163,7 +175,7 @@ class Link:
         if preface:
             await self._stream.send(preface)
         self._sending = False
-        while True:
+        while not self._over:  # one that was fenced must not take what the new link has to send
             data = b"" if self._sending else self._session.next_output()
             if data:
                 self._sending = True
@@ -195,7 +207,7 @@ class Link:
 
     async def _heartbeat(self) -> None:
         liveness = self._session.liveness
-        while True:
+        while not self._over:
             if liveness.tick(current_time()) is Verdict.DEAD:
                 raise LinkSilent(2 * liveness.interval)
             self._session.ping(current_time())
@@ -207,6 +219,8 @@ class Link:
         while True:
             await self._owing.wait()
             await sleep(ACK_DELAY)
+            if self._over:
+                return
             self._session.ack_soon()
             self._output.set()
             self.listen()

@@ -256,32 +256,47 @@ class Pipe(ByteStream):
         It never hangs: without a link it returns at once, a dial under way is interrupted, and a cancelled call closes
         at once. To be sure that the peer has everything, `drain` before. Closing again changes nothing.
         """
+        await self._close(failed=False)
+
+    async def _close(self, *, failed: bool) -> None:
+        """Ends the pipe; a program that failed has not said all, so its bytes get no end (FIN), only a CLOSE."""
         if self._closed:
             await checkpoint()
             return
         self._closed = True
-        self._session.writer.finish()
-        self._session.reader.discard()
+        session = self._session
+        session.reader.discard()
+        if failed:
+            session.close("failed")
+        else:
+            session.writer.finish()
         self._announce()
         try:
             with move_on_after(self._linger):
                 await checkpoint()
-                await self._linger_on()
+                await self._linger_on(failed)
         finally:
-            self._abandon()
+            self._abandon(failed)
 
-    async def _linger_on(self) -> None:
+    async def _linger_on(self, failed: bool) -> None:
         """Delivers what is left while there is a link, says CLOSE, and waits until the peer hangs up."""
         link = self._link
-        while link is not None and link is self._link and not self._session.writer.settled:
+        if link is None:
+            return
+        link.wake()
+        while link is self._link and not self._session.writer.settled and not failed:
             await self._change()
-        if link is not None and link is self._link:
-            self._session.close("finished" if self._session.finished else "closed")
-            link.wake()
-            while link is self._link:
-                await self._change()
+        if not failed:
+            self._say_close()
+        while link is self._link:
+            await self._change()
 
-    def _abandon(self) -> None:
+    def _say_close(self) -> None:
+        self._session.close("finished" if self._session.finished else "closed")
+        if self._link is not None:
+            self._link.wake()
+
+    def _abandon(self, failed: bool) -> None:
         """Our program is done with the pipe."""
         self._finish(None)
 
