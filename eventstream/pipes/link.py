@@ -167,7 +167,7 @@ class Link:
             somebody_waited = self._on_input()
         if session.has_output:
             self._output.set()
-        elif session.reader.owes_ack:
+        if session.reader.owes_ack:
             self._owing.set()
         return somebody_waited
 

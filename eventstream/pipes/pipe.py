@@ -189,6 +189,8 @@ class Pipe(ByteStream):
         """
         with self._send_guard:
             await checkpoint()
+            if self._closed:
+                raise ClosedResourceError
             if not self._session.writer.finished:
                 self._check_sending()
                 self._session.writer.finish()
