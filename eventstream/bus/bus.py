@@ -248,6 +248,11 @@ class EventBus(AsyncContextManagerMixin):
             return self._nowait.append_nowait(room.live, entries)
         return self._nowait.append_nowait(room.live, entries, terms(expect, id, headers, index))
 
+    @property
+    def can_nowait(self) -> bool:
+        """Whether `publish_nowait` is possible: whether the log commits without waiting."""
+        return self._nowait is not None
+
     async def refresh(self, topic: Topic[Any]) -> Position:
         """The application's state was replaced: begins a new epoch at index 0.
 
@@ -331,12 +336,16 @@ class EventBus(AsyncContextManagerMixin):
         tasks = self._running()
         topic = room.topic
         name = (topic.name, key, prefix)
+
+        async def head() -> Position:
+            return room.live.position
+
         mirror = self._mirrors.get(name)
         if mirror is None:
             mirror = self._mirrors[name] = Mirror(
                 topic.name,
                 lambda after: self.subscribe(topic, key=key, prefix=prefix, after=after),
-                lambda: room.live.position,
+                head,
                 self._random,
             )
             tasks.start_soon(mirror.run, name=f"eventstream view of {topic.name}")
@@ -418,6 +427,14 @@ class EventBus(AsyncContextManagerMixin):
                 room.live.end(cursor, NotAuthorized(principal))
                 revoked += 1
         return revoked
+
+    def head(self, topic: Topic[Any]) -> Position:
+        """The position of the topic's newest event.
+
+        Raises:
+            TopicConflict, BusClosed: as for `publish`.
+        """
+        return (self._known.get(topic) or self._declare(topic)).live.position
 
     def statistics(self) -> BusStatistics:
         """What the bus holds at this moment."""

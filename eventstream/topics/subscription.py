@@ -78,6 +78,10 @@ class _Way(Enum):
     EVENTS = 1
     BATCHES = 2
     FRAMES = 3
+    CHUNKS = 4
+
+
+_TELLING: Final = (_Way.FRAMES, _Way.CHUNKS)  # ways of reading that tell of marks
 
 
 class Subscription(Generic[T]):
@@ -113,12 +117,13 @@ class Subscription(Generic[T]):
         after: Position | Earliest | None = None,
         principal: Hashable | None = None,
         authorize: Callable[[Event[T]], bool] | None = None,
+        select: Select | None = None,
     ) -> None:
         self._live = live
         self._prefix = prefix
         self._iterator: _Reading | None = None
         self._way = _Way.EVENTS
-        select = _selection(prefix, authorize)
+        select = select or _selection(prefix, authorize)
         cursor = self._cursor = Cursor(
             opening, waker, live.disposal, bound=live.topic.max_lag, key=key, select=select, principal=principal
         )
@@ -145,6 +150,10 @@ class Subscription(Generic[T]):
         then. A reset in mid-stream is a `SnapshotStart` with its reason, not an exception.
         """
         return self._read_by(_Way.FRAMES)
+
+    def chunks(self) -> AsyncIterator[list[Event[T]] | Mark]:
+        """As `frames()`, with the events in lists as `batches()` gives them: for those who pass everything on."""
+        return self._read_by(_Way.CHUNKS)
 
     async def receive(self) -> Event[T]:
         """Waits for the next event. Always a checkpoint. Cancelling it loses nothing.
@@ -244,7 +253,7 @@ class Subscription(Generic[T]):
         iterator = self._iterator
         if iterator is None or iterator.ag_frame is None or way is not self._way:
             iterator = self._iterator = _begin(cast("_Reading", self._read(way)))
-            self._live.want_bookmarks(self._cursor, way is _Way.FRAMES)
+            self._live.want_bookmarks(self._cursor, way in _TELLING)
             self._way = way
         return iterator
 
@@ -256,7 +265,7 @@ class Subscription(Generic[T]):
         yield None  # see `_begin`
         cursor = self._cursor
         spot = cursor.spot
-        one_by_one, frames = way is not _Way.BATCHES, way is _Way.FRAMES
+        one_by_one, frames = way not in (_Way.BATCHES, _Way.CHUNKS), way in _TELLING
         chunks = 0
         while True:
             if one_by_one:
