@@ -181,8 +181,8 @@ class Cursor:
         Raises:
             EventStreamError: `closed`, or what prevents the reader from starting again.
         """
-        # Between threads: an interrupting publisher clears `_plain` first and `_segment` second. Whatever is written
-        # here in between is undone below, so a chain that was let go is never held again.
+        # Between threads: an interrupting publisher sets `interrupted`, then clears `_plain`, then `_segment`. Whatever
+        # is written here in between is undone below, so a chain that was let go is never held again.
         while self._plain:
             segment, offset = self._segment, self._offset
             following = segment.next  # before the length: see topics/buffer.py
@@ -313,9 +313,10 @@ class Cursor:
             and self._until is None
             and self.then is None
             and not self._mark
-            and self.interrupted is None
             and self.closed is None
         )
+        if self.interrupted is not None:  # asked after the assignment, which may have overruled a publisher's
+            self._plain = False
 
     # Standing.
 
@@ -409,9 +410,9 @@ class Cursor:
 
     def interrupt(self, reason: ResetReason) -> None:
         """Has to start again from a snapshot. From any thread, under the topic's lock."""
-        self._plain = False
         if self.interrupted is None:
             self.interrupted = reason
+        self._plain = False  # after the reason, which `_become_plain` looks at after it
         self._let_go()
 
     def discard(self, index: int) -> None:
