@@ -32,6 +32,7 @@ from eventstream import (
     Topic,
 )
 from eventstream.topics import LiveTopic
+from eventstream.topics.buffer import SEGMENT_SIZE
 from eventstream.topics.parking import FEW
 from support import Price, collecting, drain, settle
 
@@ -434,6 +435,29 @@ class Test_lives:
             with fail_after(5):
                 while len(alive) > 256:
                     await checkpoint()
+
+    async def test_a_publish_that_begins_a_segment_does_not_free_another(self, bus: EventBus) -> None:
+        """Each 128th took ten times as long as the others, and so did the way of its event to the readers."""
+
+        class Object:
+            pass
+
+        topic: Topic[Any] = Topic("objects", object, retain=0)
+        alive: weakref.WeakSet[Object] = weakref.WeakSet()
+
+        def publish(times: int) -> None:
+            for _ in range(times):
+                payload = Object()
+                alive.add(payload)
+                bus.publish_nowait(topic, payload)
+
+        publish(SEGMENT_SIZE + 1)
+        assert len(alive) == SEGMENT_SIZE + 1
+        await settle(3)
+        assert len(alive) == 1
+        for _ in range(100):  # and without a turn of the loop it does not pile up
+            publish(SEGMENT_SIZE)
+            assert len(alive) <= 3 * SEGMENT_SIZE
 
     async def test_a_burst_in_which_the_loop_never_runs_keeps_nothing_of_a_laggard(self, bus: EventBus) -> None:
         """What a laggard lets go is freed by the housekeeping, which could not run; so the publisher has to."""
