@@ -16,7 +16,7 @@ Each class says whose fault it is and what to do next; what it knows is in attri
     ├── ServerOnly (RuntimeError)         you: what can be done only where the bus itself is
     ├── LimitReached                      you: more of something than the server gives to one client
     ├── Conflict                          another publisher was faster: read again, decide again
-    ├── IndexOrder (ValueError)           you: a given index that does not grow
+    ├── IndexOrder (ValueError)           you: a given index that does not grow, or was the last there is
     ├── BusClosed                         you: the bus is not running (any more)
     ├── SubscriptionClosed                you: the subscription or view was closed
     ├── NotAuthorized                     you: the principal lost (or never had) the right to read
@@ -218,13 +218,21 @@ class Conflict(EventStreamError):
 
 
 class IndexOrder(EventStreamError, ValueError):
-    """A given index does not grow. Your fault: publish in the order of your own sequence."""
+    """A given index does not grow, or leaves none to follow it. Your fault: publish in the order of your own sequence.
+
+    The last index is 2**63 - 1. Whoever gives it leaves none for the next publish, which gets this error, with the
+    impossible one as `index`, until `bus.refresh(topic)` begins a new epoch.
+    """
 
     def __init__(self, topic: str, index: int, head: int) -> None:
         self.topic = topic
         self.index = index
         self.head = head
-        super().__init__(f"index {index} does not follow {head}, the head of topic {topic!r}; nothing was published")
+        if index <= head:
+            why = f"index {index} does not follow {head}, the head of topic {topic!r}"
+        else:
+            why = f"no index follows {head}, the head of topic {topic!r}: refresh(topic) begins a new epoch"
+        super().__init__(f"{why}; nothing was published")
 
 
 class BusClosed(EventStreamError):
