@@ -15,6 +15,7 @@ from .link import Link as Link
 from .listener import NetworkListener as NetworkListener
 from .network import Network as Network
 from .network import NetworkStatistics as NetworkStatistics
+from .proxy import CuttingProxy as CuttingProxy
 from .stream import NetworkStream as NetworkStream
 from .stuck import Deadlock as Deadlock
 from .stuck import OutOfTime as OutOfTime

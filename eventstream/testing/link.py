@@ -218,7 +218,11 @@ class Link:
         if size <= 0:
             return 0
         data = data[:size]
-        wire.put(data, current_time(), self._conditions.faults, self._random)
+        faults = self._conditions.faults
+        wire.put(data, current_time(), faults, self._random)
+        if faults.stall and self._random.random() < faults.stall:
+            seconds = self._random.expovariate(1) * faults.stall_seconds
+            self.stall(seconds, direction="up" if wire is self.up else "down")
         if wire is self.up:
             self._record(data)
         for order in concerned:

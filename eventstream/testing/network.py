@@ -43,7 +43,7 @@ class NetworkStatistics(msgspec.Struct, frozen=True):
         cuts: Links cut, by a test or the seed.
         closes: Links closed cleanly by the network.
         half_opens: Times that a link began to swallow bytes.
-        stalls: Stalls ordered by `Link.stall`. Those drawn from the seed are not counted.
+        stalls: Times that a link began to stall.
         duplicates: Links that repeat the first bytes of another.
         open_streams: Streams that were handed out and not closed.
     """

@@ -111,8 +111,6 @@ class Wire:
                 self._last = max(self._last, now + draw_delay(faults, random))
                 self._flight.append((self._last, data[start : start + size]))
                 start += size
-            if faults.stall and random.random() < faults.stall:
-                self.stall(now, now + random.expovariate(1) * faults.stall_seconds)
             self.readable.notify()
         assert 0 <= self._held <= self.capacity
 
