@@ -52,7 +52,7 @@ class Conditions:
         trace: Is told of everything that happens, if not None.
     """
 
-    def __init__(self, faults: Faults, trace: Callable[[str], None] | None) -> None:
+    def __init__(self, faults: Faults, trace: Callable[[str], object] | None) -> None:
         self.faults = faults
         self.counters = Counters()
         self.live: dict[Link, None] = {}
@@ -105,8 +105,8 @@ class Link:
         self._random = random
         self._orders: list[_Order] = []
         self._open_ends = 2
-        self._recorded: list[bytes] = []
-        self._room_for_record = RECORDED
+        self.recorded = bytearray()  # the first bytes that were sent up
+        self._mirrored = 0  # of a duplicate: how many of its original's recorded bytes it has sent
         self._duplicates: list[Link] = []
         conditions.counters.links += 1
         conditions.live[self] = None
@@ -233,7 +233,10 @@ class Link:
 
     def take(self, wire: Wire, max_bytes: int) -> bytes:
         """What has arrived."""
-        return wire.take(max_bytes, current_time(), self._conditions.faults, self._random)
+        data = wire.take(max_bytes, current_time(), self._conditions.faults, self._random)
+        if data and self.original is not None and wire is self.up:
+            self.catch_up()
+        return data
 
     def finish(self, outbound: Wire) -> None:
         """One end sends no more, and reads on."""
@@ -245,7 +248,7 @@ class Link:
         """One end is closed. As with TCP, the other gets a reset if bytes were on their way to the closed one."""
         self._conditions.note(f"{self._name} {'dialler' if outbound is self.up else 'listener'} closes")
         if not self.severed:
-            outbound.finish(current_time(), self._delay(), reset=inbound.unread)
+            outbound.finish(current_time(), self._delay(), reset=inbound.unread > 0)
         inbound.abandon()
         inbound.readable.notify()
         outbound.writable.notify()
@@ -276,21 +279,24 @@ class Link:
     def mirror_to(self, duplicate: Link) -> None:
         """Sends another link the first bytes of this one: those that were sent, and those to come."""
         self._duplicates.append(duplicate)
-        for data in self._recorded:
-            duplicate.mirror(data)
+        duplicate.catch_up()
 
-    def mirror(self, data: bytes) -> None:
-        """As if somebody had sent this up. What the buffer has no room for is dropped."""
-        if not self.severed:
-            self.enter(self.up, data)
+    def catch_up(self) -> None:
+        """Of a duplicate: sends what its original has sent, as far as there is room; more when some was read."""
+        assert self.original is not None
+        recorded = self.original.recorded
+        while self._mirrored < len(recorded) and not self.severed:
+            size = self.enter(self.up, bytes(recorded[self._mirrored :]))
+            if not size:
+                return
+            self._mirrored += size
 
     def _record(self, data: bytes) -> None:
-        if self._room_for_record:
-            data = data[: self._room_for_record]
-            self._room_for_record -= len(data)
-            self._recorded.append(data)
+        data = data[: RECORDED - len(self.recorded)]
+        if data:
+            self.recorded += data
             for duplicate in self._duplicates:
-                duplicate.mirror(data)
+                duplicate.catch_up()
 
     def _end_duplicates(self) -> None:
         for duplicate in self._duplicates:

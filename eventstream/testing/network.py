@@ -93,7 +93,7 @@ class Network:
         faults: Faults | None = None,
         *,
         buffer: int = BUFFER,
-        trace: Callable[[str], None] | None = None,
+        trace: Callable[[str], object] | None = None,
     ) -> None:
         if buffer < 1:
             raise ValueError(f"a buffer has at least one byte, not {buffer}")

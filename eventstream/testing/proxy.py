@@ -154,11 +154,17 @@ class CuttingProxy:
             except OSError:
                 _reset_on_close(client)  # the client has a connection already: that nobody is there ends it
                 return
-            async with target, create_task_group() as tasks:
-                connection = _Connection(client, target, tasks.cancel_scope, bytes_left)
-                self._live[connection] = None
-                tasks.start_soon(self._pump, connection, "up")
-                tasks.start_soon(self._pump, connection, "down")
+            async with target:
+                await self._run(_Connection(client, target, bytes_left))
+
+    async def _run(self, connection: _Connection) -> None:
+        self._live[connection] = None
+        try:
+            with connection.scope:
+                async with create_task_group() as tasks:
+                    tasks.start_soon(self._pump, connection, "up")
+                    tasks.start_soon(self._pump, connection, "down")
+        finally:
             self._live.pop(connection, None)
 
     async def _pump(self, connection: _Connection, direction: Direction) -> None:
@@ -191,19 +197,19 @@ class CuttingProxy:
 
 
 class _Connection:
-    """Two sockets, and how many bytes may pass between them before they are cut."""
+    """Two sockets, how many bytes may pass between them before they are cut, and what stops the passing."""
 
-    def __init__(self, client: SocketStream, target: SocketStream, scope: CancelScope, bytes_left: int) -> None:
+    def __init__(self, client: SocketStream, target: SocketStream, bytes_left: int) -> None:
         self.client = client
         self.target = target
         self.bytes_left = bytes_left
-        self._scope = scope
+        self.scope = CancelScope()
 
     def reset(self) -> None:
         """Lets both sockets be closed with a reset, soon."""
         _reset_on_close(self.client)
         _reset_on_close(self.target)
-        self._scope.cancel()
+        self.scope.cancel()
 
 
 def _reset_on_close(stream: SocketStream) -> None:
