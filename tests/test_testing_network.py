@@ -486,7 +486,7 @@ class Test_what_a_network_tells:
         await listener.aclose()
         assert [line.split(" ", 1)[1] for line in lines] == [
             "link 1 to 'server'",
-            "link 1 end of up",
+            "link 1 dialler sends no more",
             "link 1 stalls both ways",
             "link 1 is half-open down",
             "link 1 cut, bytes lost",

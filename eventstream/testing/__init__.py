@@ -9,12 +9,12 @@ imports this package.
 from __future__ import annotations
 
 from .clock import run_simulated as run_simulated
+from .conditions import NetworkStatistics as NetworkStatistics
 from .faults import Direction as Direction
 from .faults import Faults as Faults
 from .link import Link as Link
 from .listener import NetworkListener as NetworkListener
 from .network import Network as Network
-from .network import NetworkStatistics as NetworkStatistics
 from .proxy import CuttingProxy as CuttingProxy
 from .stream import NetworkStream as NetworkStream
 from .stuck import Deadlock as Deadlock
