@@ -552,7 +552,7 @@ class Test_the_seed:
                         continue
 
         async def main() -> None:
-            async with anyio.create_task_group() as tasks, network.listen() as listener:
+            async with network.listen() as listener, anyio.create_task_group() as tasks:
                 tasks.start_soon(listener.serve, partial(talk, name="server"))
                 async with anyio.create_task_group() as clients:
                     for number in range(4):

@@ -16,6 +16,8 @@ from .link import Link as Link
 from .listener import NetworkListener as NetworkListener
 from .network import Network as Network
 from .proxy import CuttingProxy as CuttingProxy
+from .scenarios import Note as Note
+from .scenarios import Scenario as Scenario
 from .stream import NetworkStream as NetworkStream
 from .stuck import Deadlock as Deadlock
 from .stuck import OutOfTime as OutOfTime

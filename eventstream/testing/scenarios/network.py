@@ -37,7 +37,7 @@ async def play(seed: int, note: Note) -> None:
     network = Network(seed, faults, buffer=BUFFER, trace=note)
     links: list[Link] = []
     network.on_link = links.append
-    async with anyio.create_task_group() as tasks, network.listen() as listener:
+    async with network.listen() as listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, _Talk("down", seed).serve)
         async with anyio.create_task_group() as clients:
             for number in range(CLIENTS):
