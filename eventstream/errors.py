@@ -19,29 +19,48 @@ Each class says whose fault it is and what to do next; what it knows is in attri
     ├── PositionLost                      the world: this position cannot be resumed, and there is no snapshot
     ├── SlowSubscriber                    you: the reader fell behind its bound, and there is no snapshot
     ├── SubscriptionReset                 the world: forget what you know, a snapshot follows
-    └── SnapshotFailed                    the source: it failed, hung, or broke its promise (temporary)
+    ├── SnapshotFailed                    the source: it failed, hung, or broke its promise (temporary)
+    ├── PipeBroken (BrokenResourceError)  the world: this backed pipe has ended, and not cleanly
+    │   ├── ResumeRefused                 the peer: it cannot, or will not, go on with this pipe
+    │   ├── PipeClosed                    the peer: it closed the pipe before everything was said
+    │   ├── PipeAbandoned                 this end: the peer did not come back in time
+    │   └── ReconnectFailed               the network, or you: dialing has failed for good
+    ├── LinkRefused                       the peer: no link now (temporary, unless the versions differ)
+    ├── LinkSilent                        the network: nothing was heard for too long (temporary)
+    └── BadFrame (ValueError)             the peer: bytes that are no frame, or a frame out of order (temporary)
 
-Two tasks that read one subscription at once get `anyio.BusyResourceError`; an empty `receive_nowait` raises
-`anyio.WouldBlock`: these words are known already, so they have no second name here.
+Two tasks that read one subscription or pipe at once get `anyio.BusyResourceError`; an empty `receive_nowait` raises
+`anyio.WouldBlock`; a pipe that you closed yourself raises `anyio.ClosedResourceError`, one whose peer has said all
+`anyio.EndOfStream`: these words are known already, so they have no second name here.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
+
+from anyio import BrokenResourceError
 
 __all__ = (
+    "BadFrame",
     "BusClosed",
     "Conflict",
     "EventStreamError",
     "IndexOrder",
     "InvalidName",
     "InvalidPosition",
+    "LinkRefused",
+    "LinkSilent",
     "NotAuthorized",
     "NotCompacted",
     "NowaitUnsupported",
     "PayloadTypeError",
+    "PipeAbandoned",
+    "PipeBroken",
+    "PipeClosed",
     "PositionLost",
+    "ReconnectFailed",
     "Reentered",
+    "ResumeRefused",
     "SlowSubscriber",
     "SnapshotFailed",
     "SubscriptionClosed",
@@ -71,7 +90,7 @@ def shown(value: object) -> str:
 class EventStreamError(Exception):
     """The root: catch it to catch everything that eventstream itself raises."""
 
-    temporary: ClassVar[bool] = False
+    temporary: bool = False
 
 
 class InvalidName(EventStreamError, ValueError):
@@ -260,3 +279,97 @@ class SnapshotFailed(EventStreamError):
         self.detail = detail
         of_key = "" if key is None else f", key {key!r}"
         super().__init__(f"the snapshot of topic {topic!r}{of_key} failed ({why}): {detail}")
+
+
+class PipeBroken(EventStreamError, BrokenResourceError):
+    """A backed pipe has ended without having said all. The bytes that the peer did not acknowledge may be lost.
+
+    Lost links never raise this; only what no reconnect can repair does. Open a new pipe, and let the protocol inside
+    find out where it stood.
+    """
+
+
+class ResumeRefused(PipeBroken):
+    """The peer does not go on with this pipe. Its bytes, or ours, cannot be completed: open a new pipe.
+
+    `reason` is one of `unknown` (it never had this pipe, or has forgotten it), `epoch` (it was restarted), `expired`
+    (the grace time has passed), `evicted` (it needed the memory), `closed` (it closed the pipe), `finished` (it holds
+    that all was said), `position` (what the two ends have does not fit together), `proof` (the HELLO was not made by
+    the holder of this pipe's token).
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"the peer cannot resume this pipe ({reason}){': ' if detail else ''}{detail}; open a new one")
+
+
+class PipeClosed(PipeBroken):
+    """The peer ended the pipe before it had said all (`send_eof`).
+
+    `reason` is one of `closed` (its program closed the pipe), `failed` (its program failed), `going-away` (it is
+    shutting down), `finished` (it holds that all was said).
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"the peer ended this pipe ({reason}){': ' if detail else ''}{detail}")
+
+
+class PipeAbandoned(PipeBroken):
+    """The server gave this pipe up. The program that served it can only clean up.
+
+    `reason` is one of `expired` (the grace time passed with no link), `evicted` (it had no link, and its bytes or
+    its place were needed) and `going-away` (the server stopped).
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the server gave this pipe up ({reason})")
+
+
+class ReconnectFailed(PipeBroken):
+    """No further dial will be made. The `__cause__` is the last dial's error.
+
+    Either that error is not temporary (your fault: repair what it says), or `Retry.give_up_after` has passed.
+    """
+
+    def __init__(self, attempts: int, seconds: float) -> None:
+        self.attempts = attempts
+        self.seconds = seconds
+        super().__init__(f"no link after {attempts} attempts in {seconds:.1f} s")
+
+
+class LinkRefused(EventStreamError):
+    """The peer gives no link now.
+
+    `reason` is `busy` (it has as many pipes as it may) or `replayed` (a later HELLO, or a copy of this one, came before
+    it), both temporary; or `version` (one of the two is too old: update it).
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        self.detail = detail
+        self.temporary = reason != "version"
+        super().__init__(f"the peer refused the link ({reason}){': ' if detail else ''}{detail}")
+
+
+class LinkSilent(EventStreamError):
+    """Nothing was heard over a link for too long, so it is taken for dead. A new one is dialed."""
+
+    temporary = True
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"nothing was heard for at least {seconds:g} s")
+
+
+class BadFrame(EventStreamError, ValueError):
+    """What came over a link is no frame, or one that cannot come here. That link ends, and a new one is dialed."""
+
+    temporary = True
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(why)

@@ -1,0 +1,126 @@
+"""The backed writer: what one end says, kept until the other end has it.
+
+Two bounds act on it. `capacity` (ours) limits what is accepted and not yet acknowledged: `accept` refuses more, so the
+caller waits. `limit` (the peer's) is the position up to which it has room: bytes beyond it wait in the ring.
+
+The end of the stream is a position of its own: a FIN stands at `sequence`, and its acknowledgement is one more.
+"""
+
+from __future__ import annotations
+
+from ..errors import BadFrame, ResumeRefused
+from .frames import MAX_PAYLOAD, Fin, encode, encode_data
+from .pieces import Piece
+from .ring import RingBuffer
+
+__all__ = ("BackedWriter",)
+
+
+class BackedWriter:
+    """The sending half of a session. Pure: no clock, no link; the session feeds it and asks what to send.
+
+    Args:
+        capacity: The most bytes accepted and not yet acknowledged.
+    """
+
+    __slots__ = ("_fin_acknowledged", "_fin_sent", "_finished", "_limit", "_reached", "ring")
+
+    def __init__(self, capacity: int) -> None:
+        self.ring = RingBuffer(capacity)
+        self._limit = 0
+        self._reached = 0  # the highest position ever sent, on any link; with the FIN, one more than `sequence`
+        self._finished = False
+        self._fin_sent = False  # on the present link
+        self._fin_acknowledged = False
+
+    @property
+    def sequence(self) -> int:
+        """The sequence number: how many bytes were accepted."""
+        return self.ring.end
+
+    @property
+    def acknowledged(self) -> int:
+        """How many of them the peer has."""
+        return self.ring.start
+
+    @property
+    def finished(self) -> bool:
+        """Whether `finish` was called."""
+        return self._finished
+
+    @property
+    def settled(self) -> bool:
+        """Whether the peer has everything: all bytes and, if there is to be one, the FIN."""
+        return not self.ring.size and (self._fin_acknowledged or not self._finished)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether something can be sent now."""
+        ring = self.ring
+        if ring.sent < ring.end:
+            return ring.sent < self._limit
+        return self._finished and not self._fin_sent and not self._fin_acknowledged
+
+    def accept(self, data: bytes) -> bool:
+        """Takes `data` whole, or returns False if it does not fit now."""
+        if len(data) > self.ring.free:
+            return False
+        self.ring.append(data)
+        return True
+
+    def finish(self) -> None:
+        """There will be no more bytes."""
+        self._finished = True
+
+    def next_output(self, budget: int) -> list[Piece]:
+        """Headers and payloads to be sent now, about `budget` bytes of them."""
+        output: list[Piece] = []
+        ring = self.ring
+        while budget > 0 and ring.sent < ring.end and (room := self._limit - ring.sent) > 0:
+            sequence = ring.sent
+            piece = ring.next_piece(min(room, budget, MAX_PAYLOAD))
+            output += (encode_data(sequence, len(piece)), piece)
+            budget -= len(piece)
+        if ring.sent > self._reached:
+            self._reached = ring.sent
+        if self._finished and ring.sent == ring.end and not self._fin_sent and not self._fin_acknowledged:
+            self._fin_sent = True
+            self._reached = ring.end + 1
+            output.append(encode(Fin(ring.end)))
+        return output
+
+    def acknowledge(self, position: int, limit: int) -> None:
+        """The peer has all bytes before `position`, and room up to `limit`. Older news than we have changes nothing.
+
+        Raises:
+            BadFrame: if that much was never sent.
+        """
+        if position > self.ring.sent + self._fin_sent:
+            raise BadFrame(f"ACK of {position}, but only {self.ring.sent} was sent")
+        self._limit = max(self._limit, limit)
+        if position > self.ring.end:
+            self._fin_acknowledged = True
+            position -= 1
+        self.ring.acknowledge(position)
+
+    def check_resume(self, position: int) -> None:
+        """Whether a new link can go on from `position`.
+
+        Raises:
+            ResumeRefused: if the peer claims to have what was never sent, or to lack what it has acknowledged.
+        """
+        if not self.ring.start <= position <= self._reached:
+            raise ResumeRefused("position", f"it has {position}; {self.ring.start} to {self._reached} can be resumed")
+
+    def resume(self, position: int, limit: int) -> None:
+        """Begins a new link: goes on from `position`, which `check_resume` has allowed."""
+        self._fin_sent = False
+        self._limit = limit
+        if position > self.ring.end:
+            self._fin_acknowledged = True
+            position -= 1
+        self.ring.rewind(position)
+
+    def abandon(self) -> None:
+        """The pipe has ended: lets go of everything."""
+        self.ring.clear()
