@@ -85,9 +85,11 @@ def report(way: str, heard: bytes, said: bytes) -> None:
 
 async def main() -> None:
     heard_by_server: list[bytes] = []
+    served = anyio.Event()
 
     async def handle(pipe: Pipe) -> None:
         heard_by_server.append(await exchange(pipe, DOWN))
+        served.set()
 
     inner = await anyio.create_tcp_listener(local_host=HOST)
     outer = await anyio.create_tcp_listener(local_host=HOST)
@@ -104,6 +106,7 @@ async def main() -> None:
         ) as pipe:
             heard_by_client = await exchange(pipe, UP)
         links = pipe.statistics().links
+        await served.wait()
         tasks.cancel_scope.cancel()
 
     (heard,) = heard_by_server  # one pipe, so its handler was called once, however many connections there were
