@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -81,7 +81,8 @@ class Place:
     async def pair(self, **options: Any) -> AsyncGenerator[tuple[BackedPipe, Pipe]]:
         """Both ends of a new pipe."""
         meeting = Meeting()
-        async with self.serving(meeting, **options), self.pipe(**options) as client:
+        shared = {name: value for name, value in options.items() if name in ("capacity", "heartbeat", "linger")}
+        async with self.serving(meeting, **shared), self.pipe(**options) as client:
             served = await meeting.pipe()
             await client.wait_connected()
             yield client, served
@@ -167,9 +168,11 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 # Running.
 
 
-def everywhere(*, faulty: bool = True, real: bool = True) -> Callable[[Callable[[Any], Awaitable[None]]], Any]:
+def everywhere(
+    *, faulty: bool = True, real: bool = True, names: Sequence[str] = tuple(PLACES)
+) -> Callable[[Callable[[Any], Awaitable[None]]], Any]:
     """Makes a test of a behaviour: on every transport and both loops, and nothing may be left over."""
-    names = [name for name, place in PLACES.items() if (faulty or not place.faulty) and (real or place.simulated)]
+    names = [name for name in names if (faulty or not PLACES[name].faulty) and (real or PLACES[name].simulated)]
 
     def decorate(behaviour: Callable[[Any], Awaitable[None]]) -> Any:
         @pytest.mark.parametrize("transport", names)
