@@ -25,7 +25,7 @@ Each class says whose fault it is and what to do next; what it knows is in attri
     │   ├── PipeClosed                    the peer: it closed the pipe before everything was said
     │   ├── PipeAbandoned                 this end: the peer did not come back in time
     │   └── ReconnectFailed               the network, or you: dialing has failed for good
-    ├── LinkRefused                       the peer: no link now (temporary if it is busy)
+    ├── LinkRefused                       the peer: no link now (temporary, unless the versions differ)
     ├── LinkSilent                        the network: nothing was heard for too long (temporary)
     └── BadFrame (ValueError)             the peer: bytes that are no frame, or a frame out of order (temporary)
 
@@ -294,8 +294,8 @@ class ResumeRefused(PipeBroken):
 
     `reason` is one of `unknown` (it never had this pipe, or has forgotten it), `epoch` (it was restarted), `expired`
     (the grace time has passed), `evicted` (it needed the memory), `closed` (it closed the pipe), `finished` (it holds
-    that all was said), `position` (what the two ends have does not fit together), `proof` and `replayed` (the HELLO
-    was not made by the holder of this pipe's token, or not for this link).
+    that all was said), `position` (what the two ends have does not fit together), `proof` (the HELLO was not made by
+    the holder of this pipe's token).
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -308,7 +308,7 @@ class PipeClosed(PipeBroken):
     """The peer ended the pipe before it had said all (`send_eof`).
 
     `reason` is one of `closed` (its program closed the pipe), `failed` (its program failed), `going-away` (it is
-    shutting down), `expired` and `evicted` (as in `ResumeRefused`), `finished`.
+    shutting down), `finished` (it holds that all was said).
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -320,7 +320,7 @@ class PipeClosed(PipeBroken):
 class PipeAbandoned(PipeBroken):
     """The server gave this pipe up. The program that served it can only clean up.
 
-    `reason` is one of `expired` (the grace time passed with no link), `evicted` (it was without a link, and its bytes or
+    `reason` is one of `expired` (the grace time passed with no link), `evicted` (it had no link, and its bytes or
     its place were needed) and `going-away` (the server stopped).
     """
 
@@ -342,12 +342,16 @@ class ReconnectFailed(PipeBroken):
 
 
 class LinkRefused(EventStreamError):
-    """The peer gives no link. `reason` is `busy` (temporary: try again later) or `version` (one of the two is old)."""
+    """The peer gives no link now.
+
+    `reason` is `busy` (it has as many pipes as it may) or `replayed` (a later HELLO, or a copy of this one, came before
+    it), both temporary; or `version` (one of the two is too old: update it).
+    """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         self.reason = reason
         self.detail = detail
-        self.temporary = reason == "busy"
+        self.temporary = reason != "version"
         super().__init__(f"the peer refused the link ({reason}){': ' if detail else ''}{detail}")
 
 

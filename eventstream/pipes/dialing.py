@@ -18,7 +18,6 @@ from anyio import (
     CancelScope,
     ClosedResourceError,
     EndOfStream,
-    aclose_forcefully,
     create_task_group,
     current_time,
     fail_after,
@@ -29,7 +28,7 @@ from anyio.abc import ByteStream, TaskGroup
 from ..errors import BadFrame, EventStreamError, LinkRefused, PipeBroken, ReconnectFailed, ResumeRefused
 from .frames import Ack, Decoder, Frame, Reject, Welcome, encode
 from .handshake import check_welcome, make_hello
-from .link import Link
+from .link import Link, hang_up
 from .pipe import Pipe
 from .retry import Retry
 from .session import Session
@@ -124,16 +123,12 @@ class BackedPipe(Pipe):
     ) -> None:
         assert self._tasks is not None
         try:
-            if exc_type is None:
-                await self.aclose()
-            else:
-                self._closed = True
-                self._abandon()
+            await self._close(failed=exc_type is not None)
         finally:
             # The body's own exception goes on by itself; given to the group, it would come out wrapped in another.
             await self._tasks.__aexit__(None, None, None)
 
-    def _abandon(self) -> None:
+    def _abandon(self, failed: bool) -> None:
         self._finish(None)
         self._supervision.cancel()
 
@@ -180,7 +175,7 @@ class BackedPipe(Pipe):
             try:
                 return await self._greet(stream)
             except BaseException:
-                await aclose_forcefully(stream)
+                await hang_up(stream)
                 raise
 
     async def _greet(self, stream: ByteStream) -> tuple[Link, list[Frame]]:
@@ -204,7 +199,7 @@ class BackedPipe(Pipe):
         return self._attach(stream, decoder, generation, Ack(welcome.position, welcome.limit)), frames
 
     def _rejected(self, reject: Reject) -> Exception:
-        if reject.code in ("busy", "version"):
+        if reject.code in ("busy", "version", "replayed"):
             return LinkRefused(reject.code, reject.detail)
         return ResumeRefused(reject.code, reject.detail)
 

@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from ..errors import BadFrame
+from .pieces import Piece
 
 __all__ = (
     "MAX_CONTROL",
@@ -50,13 +51,14 @@ __all__ = (
 VERSION: Final = 1
 MAX_CONTROL: Final = 1024  # bytes of a control frame's body: a HELLO has about 200
 MAX_PAYLOAD: Final = 256 * 1024  # bytes of one DATA frame: a control frame never waits behind more
+LARGE: Final = 4096  # bytes of a piece that may keep a whole chunk alive
 MAX_POSITION: Final = 2**63 - 1  # five thousand years at 50 MB/s
 
 
 RejectCode: TypeAlias = Literal[
     "version", "busy", "unknown", "epoch", "proof", "replayed", "position", "expired", "evicted", "closed", "finished"
 ]
-CloseCode: TypeAlias = Literal["finished", "closed", "going-away", "failed", "evicted", "expired"]
+CloseCode: TypeAlias = Literal["finished", "closed", "going-away", "failed"]
 
 
 class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -100,7 +102,7 @@ class Data(msgspec.Struct, frozen=True):
     """A piece of the stream: `payload` stands at `sequence` of the sender's bytes."""
 
     sequence: int
-    payload: bytes
+    payload: Piece
 
 
 class Ack(msgspec.Struct, frozen=True):
@@ -203,8 +205,9 @@ class Decoder:
         while at < end:
             if self._left:
                 taken = min(self._left, end - at)
-                # The usual piece of a large frame is a whole chunk: handed on as it is, without a copy.
-                frames.append(Data(self._sequence, chunk[at : at + taken]))
+                # A large piece is handed on without a copy. A small one must not keep its chunk alive.
+                source = chunk if taken < LARGE or taken == end else memoryview(chunk)
+                frames.append(Data(self._sequence, source[at : at + taken]))
                 self._sequence += taken
                 self._left -= taken
                 at += taken

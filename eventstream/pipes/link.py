@@ -3,12 +3,17 @@
     listen    stream ─▶ decoder ─▶ session          heartbeat   a tick each interval: ask, or give the link up
     flush     session ─▶ stream, when woken         ack         what is owed and not urgent, a little later
 
+Whoever waits for bytes reads the stream itself, if it comes back for more (`read_directly`): the listening task *lends*
+it the stream, and takes it back when somebody needs what the peer says and nobody is reading. That saves a task
+switch on the way of each message. Likewise what answers a message is written by the task that says it (`flush_now`).
+
 A link ends with its first error, whatever the stream raised: from then on nothing that it brings is applied. The
 session outlives it. No lock is held anywhere: tasks of one event loop change the session only between two awaits.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -21,10 +26,21 @@ from .liveness import Verdict
 from .session import Session
 from .signal import Signal
 
-__all__ = ("ACK_DELAY", "Link")
+__all__ = ("ACK_DELAY", "Link", "hang_up")
 
 ACK_DELAY: Final = 0.05  # seconds: long enough that bulk transfers are acknowledged by their volume alone
-RECEIVE: Final = 64 * 1024  # bytes asked of the stream at once
+RECEIVE: Final = 256 * 1024  # bytes asked of the stream at once: what asyncio reads; less would cut and copy it
+
+
+logger = logging.getLogger("eventstream.pipes")
+
+
+async def hang_up(stream: ByteStream) -> None:
+    """Closes a connection at once. It is given up in any case, so that its closing fails is no news."""
+    try:
+        await aclose_forcefully(stream)
+    except Exception as error:
+        logger.debug("closing a connection failed: %r", error)
 
 
 class Link:
@@ -34,7 +50,7 @@ class Link:
         stream: The connection; the link closes it when it ends.
         session: What it carries.
         decoder: The decoder that has read the handshake; it may hold the beginning of a frame.
-        on_input: Called after something was applied to the session.
+        on_input: Called after something was applied to the session; says whether a task was waiting for those bytes.
     """
 
     def __init__(
@@ -42,7 +58,7 @@ class Link:
         stream: ByteStream,
         session: Session,
         decoder: Decoder,
-        on_input: Callable[[], None],
+        on_input: Callable[[], bool],
     ) -> None:
         self._stream = stream
         self._session = session
@@ -51,12 +67,26 @@ class Link:
         self._tasks: TaskGroup | None = None
         self._output = Signal()
         self._owing = Signal()
+        self._turn = Signal()  # for the listening task: take the stream back
+        self._reading = False  # a task waits for the stream
+        self._is_lent = False
         self._over = False
+        self._sending = True  # somebody is writing to the stream: until the preface is out, the flush task
         self.error: Exception | None = None
 
     def wake(self) -> None:
         """There is something to send."""
         self._output.set()
+
+    def listen(self) -> None:
+        """Somebody needs to hear what the peer says, and will not read it."""
+        if self._is_lent and not self._reading:
+            self._turn.set()
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether a task that waits for bytes shall read them itself."""
+        return self._is_lent and not self._reading and not self._over
 
     def stop(self, error: Exception | None = None) -> None:
         """Ends the link, now. The first reason stays."""
@@ -87,7 +117,7 @@ class Link:
                 tasks.cancel_scope.cancel()
         finally:
             self._over = True
-            await aclose_forcefully(self._stream)
+            await hang_up(self._stream)
 
     async def _guard(self, part: Callable[..., Awaitable[None]], *args: object) -> None:
         try:
@@ -96,48 +126,101 @@ class Link:
             self.stop(error)
 
     async def _listen(self, frames: list[Frame]) -> None:
+        self._apply(frames)
         while True:
-            if frames:
-                self._apply(frames)
-                if self._session.has_output:
-                    self._output.set()
-                elif self._session.reader.owes_ack:
-                    self._owing.set()
-            chunk = await self._stream.receive(RECEIVE)
-            if self._over:
-                return  # fenced while we were waiting: these bytes will come again on the new link
-            if not chunk:
-                raise EndOfStream
-            frames = self._decoder.feed(chunk)
+            if await self._read():
+                self._is_lent = True
+                while self._is_lent:
+                    await self._turn.wait()
+                    self._is_lent = self._reading  # the borrower may have come back meanwhile
 
-    def _apply(self, frames: list[Frame]) -> None:
+    async def read_directly(self) -> None:
+        """Reads once, from the task that waits for the bytes; allowed if `is_lent`.
+
+        Whatever the stream raises ends the link, not the caller. Cancelled, it gives the stream back.
+        """
         try:
-            self._session.apply(frames, current_time())
+            await self._read()
+        except Exception as error:  # as in `_guard`
+            self.stop(error)
+        except BaseException:
+            self._turn.set()
+            raise
+
+    async def _read(self) -> bool:
+        self._reading = True
+        try:
+            chunk = await self._stream.receive(RECEIVE)
+        finally:
+            self._reading = False
+        if self._over:
+            return False  # fenced while we were waiting: these bytes will come again on the new link
+        if not chunk:
+            raise EndOfStream
+        return self._apply(self._decoder.feed(chunk))
+
+    def _apply(self, frames: list[Frame]) -> bool:
+        session = self._session
+        try:
+            session.apply(frames, current_time)
         finally:  # frames before a bad one count, and their readers must hear of them
-            self._on_input()
+            somebody_waited = self._on_input()
+        if session.has_output:
+            self._output.set()
+        if session.reader.owes_ack:
+            self._owing.set()
+        return somebody_waited
 
     async def _flush(self, preface: bytes) -> None:
         if preface:
             await self._stream.send(preface)
-        while True:
-            data = self._session.next_output()
+        self._sending = False
+        while not self._over:  # one that was fenced must not take what the new link has to send
+            data = b"" if self._sending else self._session.next_output()
             if data:
+                self._sending = True
                 await self._stream.send(data)
+                self._sending = False
             else:
                 await self._output.wait()
 
+    async def flush_now(self) -> None:
+        """Sends from the caller's own task if nobody else does: one turn of the loop less on the way of an answer.
+
+        Whatever the stream raises ends the link, not the caller. So does a cancellation: half a frame may be out.
+        """
+        if self._sending or self._over:
+            self.wake()
+            return
+        self._sending = True
+        try:
+            await self._stream.send(self._session.next_output())
+        except Exception as error:  # as in `_guard`
+            self.stop(error)
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            self._sending = False
+            if self._session.has_output:
+                self.wake()
+
     async def _heartbeat(self) -> None:
         liveness = self._session.liveness
-        while True:
+        while not self._over:
             if liveness.tick(current_time()) is Verdict.DEAD:
                 raise LinkSilent(2 * liveness.interval)
             self._session.ping(current_time())
             self._output.set()
+            self.listen()
             await sleep(liveness.interval)
 
     async def _ack(self) -> None:
         while True:
             await self._owing.wait()
             await sleep(ACK_DELAY)
+            if self._over:
+                return
             self._session.ack_soon()
             self._output.set()
+            self.listen()

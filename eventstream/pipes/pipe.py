@@ -21,7 +21,7 @@ from .signal import Signal
 __all__ = ("Pipe",)
 
 YIELD_SENDS: Final = 64  # sends after which other tasks get a turn, even if there was room for more
-YIELD_BYTES: Final = 64 * 1024  # and bytes
+YIELD_BYTES: Final = 256 * 1024  # and bytes
 
 
 class Pipe(ByteStream):
@@ -44,8 +44,10 @@ class Pipe(ByteStream):
         self._changed: Event | None = None  # for the rare waits, of any number of tasks; made when somebody waits
         self._send_guard = ResourceGuard("sending to")
         self._receive_guard = ResourceGuard("receiving from")
-        self._sends = 0
+        self._sends = 0  # since other tasks had a turn
         self._bytes = 0
+        self._receiver_waits = False
+        self._answering = False  # something was received since the last send
 
     def __repr__(self) -> str:
         session = self._session
@@ -67,10 +69,13 @@ class Pipe(ByteStream):
         """Accepts bytes for delivery; waits, connected or not, while they do not fit into `capacity`.
 
         When it returns, the bytes are kept until the peer has them; `drain` waits for that. Small sends are gathered:
-        one call on the connection carries all that came in one turn of the event loop.
+        one call on the connection carries all that came in one turn of the event loop; but what answers something that
+        was received goes out at once. Not every call gives other tasks a turn: a run of sends does, again and again.
 
-        Cancellation: of an item that is not larger than `capacity`, either all was accepted (and `send` returned) or
-        nothing. A larger one is cut, and what was accepted of it when the cancellation came will be delivered.
+        Cancellation: while it waits for room, nothing was accepted of an item that is not larger than `capacity`; a
+        larger one is cut, and what was accepted of it will be delivered. If a cancellation hits in the rare moment
+        when the bytes are written out in this call and the connection is slow to take them, the item was accepted;
+        the connection is replaced. `statistics().sequence` tells.
 
         Raises:
             ClosedResourceError: if `send_eof` or `aclose` was called here.
@@ -78,31 +83,38 @@ class Pipe(ByteStream):
             BusyResourceError: if another task is sending.
         """
         with self._send_guard:
-            await checkpoint_if_cancelled()
-            data = item if type(item) is bytes else bytes(item)
-            capacity = self._session.writer.ring.capacity
-            if len(data) <= capacity:
-                await self._accept(data)
-            else:
-                part = max(1, min(capacity // 2, YIELD_BYTES))
-                for start in range(0, len(data), part):
-                    await self._accept(data[start : start + part])
-            self._sends += 1
-            self._bytes += len(data)
-            if self._sends >= YIELD_SENDS or self._bytes >= YIELD_BYTES:
-                self._sends = self._bytes = 0
-                await cancel_shielded_checkpoint()
-
-    async def _accept(self, data: bytes) -> None:
-        while True:
+            if self._answering or not self._sends:
+                await checkpoint_if_cancelled()
             self._check_sending()
-            if self._session.writer.accept(data):
-                break
-            await self._room.wait()
-        if self._link is not None:
-            self._link.wake()
-        else:
-            self._on_held()
+            data = item if type(item) is bytes else bytes(item)
+            if not self._session.writer.accept(data):
+                await self._accept_when_there_is_room(data)
+            link = self._link
+            if link is None:
+                self._on_held()
+            elif self._answering:
+                self._answering = False
+                await link.flush_now()
+            else:
+                link.wake()
+                self._sends += 1
+                self._bytes += len(data)
+                if self._sends >= YIELD_SENDS or self._bytes >= YIELD_BYTES:
+                    self._sends = self._bytes = 0
+                    await cancel_shielded_checkpoint()
+
+    async def _accept_when_there_is_room(self, data: bytes) -> None:
+        writer = self._session.writer
+        capacity = writer.ring.capacity
+        size = len(data) if len(data) <= capacity else max(1, capacity // 4)
+        for start in range(0, len(data), size):
+            part = data[start : start + size]
+            while not writer.accept(part):
+                if self._link is not None:
+                    self._link.wake()
+                    self._link.listen()
+                await self._room.wait()
+                self._check_sending()
 
     def _on_held(self) -> None:
         """Bytes were taken in, or given out, while there is no link. (The server keeps account of them.)"""
@@ -146,13 +158,24 @@ class Pipe(ByteStream):
                     raise EndOfStream
                 if self._session.is_closed:
                     self._raise_end()
-                await self._readable.wait()
+                await self._wait_for_bytes()
             data = reader.take(max_bytes)
+            self._answering = True
             if self._link is None:
                 self._on_held()
             elif reader.ack_is_urgent:
                 self._link.wake()
             return data
+
+    async def _wait_for_bytes(self) -> None:
+        if self._link is not None and self._link.is_lent:
+            await self._link.read_directly()
+            return
+        self._receiver_waits = True
+        try:
+            await self._readable.wait()
+        finally:
+            self._receiver_waits = False
 
     async def send_eof(self) -> None:
         """Says that no more bytes follow; the peer's `receive` raises `EndOfStream` after the last of them.
@@ -166,6 +189,8 @@ class Pipe(ByteStream):
         """
         with self._send_guard:
             await checkpoint()
+            if self._closed:
+                raise ClosedResourceError
             if not self._session.writer.finished:
                 self._check_sending()
                 self._session.writer.finish()
@@ -233,32 +258,47 @@ class Pipe(ByteStream):
         It never hangs: without a link it returns at once, a dial under way is interrupted, and a cancelled call closes
         at once. To be sure that the peer has everything, `drain` before. Closing again changes nothing.
         """
+        await self._close(failed=False)
+
+    async def _close(self, *, failed: bool) -> None:
+        """Ends the pipe; a program that failed has not said all, so its bytes get no end (FIN), only a CLOSE."""
         if self._closed:
             await checkpoint()
             return
         self._closed = True
-        self._session.writer.finish()
-        self._session.reader.discard()
+        session = self._session
+        session.reader.discard()
+        if failed:
+            session.close("failed")
+        else:
+            session.writer.finish()
         self._announce()
         try:
             with move_on_after(self._linger):
                 await checkpoint()
-                await self._linger_on()
+                await self._linger_on(failed)
         finally:
-            self._abandon()
+            self._abandon(failed)
 
-    async def _linger_on(self) -> None:
+    async def _linger_on(self, failed: bool) -> None:
         """Delivers what is left while there is a link, says CLOSE, and waits until the peer hangs up."""
         link = self._link
-        while link is not None and link is self._link and not self._session.writer.settled:
+        if link is None:
+            return
+        link.wake()
+        while link is self._link and not self._session.writer.settled and not failed:
             await self._change()
-        if link is not None and link is self._link:
-            self._session.close("finished" if self._session.finished else "closed")
-            link.wake()
-            while link is self._link:
-                await self._change()
+        if not failed:
+            self._say_close()
+        while link is self._link:
+            await self._change()
 
-    def _abandon(self) -> None:
+    def _say_close(self) -> None:
+        self._session.close("finished" if self._session.finished else "closed")
+        if self._link is not None:
+            self._link.wake()
+
+    def _abandon(self, failed: bool) -> None:
         """Our program is done with the pipe."""
         self._finish(None)
 
@@ -278,12 +318,14 @@ class Pipe(ByteStream):
             self._changed = None
 
     async def _change(self) -> None:
+        if self._link is not None:
+            self._link.listen()
         if self._changed is None:
             self._changed = Event()
         await self._changed.wait()
 
-    def _on_input(self) -> None:
-        """A link has applied frames to the session."""
+    def _on_input(self) -> bool:
+        """A link has applied frames to the session. Returns whether a task was waiting to receive, and goes on now."""
         session = self._session
         if session.reader.unread or session.reader.ended:
             self._readable.set()
@@ -292,6 +334,7 @@ class Pipe(ByteStream):
             self._announce()
         if session.is_closed and self._link is not None:
             self._link.stop(session.ended_by)
+        return self._receiver_waits and session.reader.unread > 0
 
     def _attach(self, stream: ByteStream, decoder: Decoder, generation: int, peer: Ack) -> Link:
         """Makes a link over `stream` the present one. The old one is fenced: what it brings does not count any more."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..errors import BadFrame
 from .frames import Ack
-from .pieces import Pieces
+from .pieces import Piece, Pieces
 
 __all__ = ("BackedReader",)
 
@@ -21,7 +21,17 @@ class BackedReader:
         capacity: The most bytes that wait here for the caller.
     """
 
-    __slots__ = ("_capacity", "_discarding", "_end", "_pieces", "_told", "_told_limit", "position")
+    __slots__ = (
+        "_capacity",
+        "_discarding",
+        "_end",
+        "_pieces",
+        "_told",
+        "_told_limit",
+        "_urgent_consumed",
+        "_urgent_position",
+        "position",
+    )
 
     def __init__(self, capacity: int) -> None:
         self.position = 0
@@ -30,6 +40,8 @@ class BackedReader:
         self._end: int | None = None  # where the peer's FIN stands
         self._told = 0  # what our last ACK said
         self._told_limit = 0
+        self._urgent_position = 0  # an ACK is urgent when `position` or `consumed` has come so far
+        self._urgent_consumed = 0
         self._discarding = False
 
     @property
@@ -62,20 +74,18 @@ class BackedReader:
     @property
     def ack_is_urgent(self) -> bool:
         """Whether the peer may soon have to wait for an ACK: a quarter of our room is news to it, or its FIN is."""
-        quarter = max(1, self._capacity // 4)
-        return (
-            self.position - self._told >= quarter
-            or self.consumed + self._capacity - self._told_limit >= quarter
-            or (self._end is not None and self._told <= self._end)
-        )
+        return self.position >= self._urgent_position or self.position - self._pieces.size >= self._urgent_consumed
 
     def tell(self) -> Ack:
         """The acknowledgement, which counts as told from now on."""
         ack = self.acknowledgement
         self._told, self._told_limit = ack.position, ack.limit
+        quarter = max(1, self._capacity // 4)
+        self._urgent_position = self.position + quarter
+        self._urgent_consumed = self.consumed + quarter
         return ack
 
-    def feed(self, sequence: int, payload: bytes) -> None:
+    def feed(self, sequence: int, payload: Piece) -> None:
         """Takes in what arrived.
 
         Raises:
@@ -104,7 +114,9 @@ class BackedReader:
         """
         if position != self.position:
             raise BadFrame(f"FIN at {position}, but {self.position} was to come")
-        self._end = position
+        if self._end is None:
+            self._end = position
+            self._urgent_position = 0
 
     def take(self, limit: int) -> bytes:
         """The next bytes, at most `limit`; empty if there are none."""

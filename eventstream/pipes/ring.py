@@ -30,40 +30,25 @@ class RingBuffer:
         ValueError: if `capacity` is not positive.
     """
 
-    __slots__ = ("_in_flight", "_waiting", "capacity", "start")
+    __slots__ = ("_in_flight", "_waiting", "capacity", "end", "free", "sent", "start")
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
             raise ValueError(f"a ring buffer holds at least one byte, not {capacity}")
         self.capacity = capacity
-        self.start = 0
+        # Plain numbers, as each message looks at them. Invariants: start <= sent <= end; end - start + free is the
+        # capacity; the two queues hold sent - start and end - sent bytes.
+        self.start = 0  # where the bytes begin that are held
+        self.sent = 0  # where those begin that are not sent on the present link
+        self.end = 0  # where the next byte will stand
+        self.free = capacity
         self._in_flight = Pieces()
         self._waiting = Pieces()
 
     @property
-    def sent(self) -> int:
-        """Where the bytes begin that are not sent on the present link."""
-        return self.start + self._in_flight.size
-
-    @property
-    def end(self) -> int:
-        """Where the next byte will stand."""
-        return self.start + self._in_flight.size + self._waiting.size
-
-    @property
     def size(self) -> int:
         """Bytes held."""
-        return self._in_flight.size + self._waiting.size
-
-    @property
-    def free(self) -> int:
-        """Bytes that fit."""
-        return self.capacity - self._in_flight.size - self._waiting.size
-
-    @property
-    def waiting(self) -> int:
-        """Bytes that are not sent on the present link."""
-        return self._waiting.size
+        return self.end - self.start
 
     def append(self, data: bytes) -> None:
         """Takes `data` in, by reference.
@@ -71,16 +56,20 @@ class RingBuffer:
         Raises:
             ValueError: if it does not fit.
         """
-        if len(data) > self.free:
-            raise ValueError(f"{len(data)} bytes do not fit into a ring with {self.free} free")
+        size = len(data)
+        if size > self.free:
+            raise ValueError(f"{size} bytes do not fit into a ring with {self.free} free")
         self._waiting.append(data)
+        self.end += size
+        self.free -= size
 
     def next_piece(self, limit: int) -> Piece:
         """At most `limit` of the waiting bytes, which count as sent from now on; empty if there are none."""
-        if not self._waiting.size or limit < 1:
+        if self.sent == self.end or limit < 1:
             return b""
         piece = self._waiting.take(limit)
         self._in_flight.append(piece)
+        self.sent += len(piece)
         return piece
 
     def acknowledge(self, position: int) -> None:
@@ -93,7 +82,7 @@ class RingBuffer:
             raise ValueError(f"{position} acknowledged, but only {self.sent} sent")
         if position > self.start:
             self._in_flight.drop(position - self.start)
-            self.start = position
+            self._let_go(position)
 
     def rewind(self, position: int) -> None:
         """Lets go of all bytes before `position`, and makes those from there on wait to be sent, again or at first.
@@ -109,10 +98,16 @@ class RingBuffer:
                 both.append(pieces.take(pieces.size))
         both.drop(position - self.start)
         self._in_flight, self._waiting = Pieces(), both
-        self.start = position
+        self.sent = position
+        self._let_go(position)
 
     def clear(self) -> None:
         """Lets go of everything: for a pipe that has ended."""
-        self.start = self.end
         self._in_flight.clear()
         self._waiting.clear()
+        self.sent = self.end
+        self._let_go(self.end)
+
+    def _let_go(self, position: int) -> None:
+        self.free += position - self.start
+        self.start = position

@@ -22,7 +22,6 @@ from anyio import (
     CancelScope,
     ClosedResourceError,
     EndOfStream,
-    aclose_forcefully,
     create_task_group,
     current_time,
     move_on_after,
@@ -34,8 +33,10 @@ from ..errors import PipeAbandoned, PipeBroken
 from .dialing import CAPACITY, HEARTBEAT, LINGER
 from .frames import VERSION, Ack, Decoder, Frame, Hello, Reject, RejectCode, encode
 from .handshake import make_welcome, proves, refuse_resume
+from .link import hang_up
 from .pipe import Pipe
 from .registry import Registry
+from .served import ServedPipe
 from .session import Session
 
 __all__ = ("PipeHandler", "PipeLimits", "PipeServer", "PipeServerStatistics")
@@ -86,64 +87,6 @@ class PipeServerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
 
 
-class ServedPipe(Pipe):
-    """The server's end of a pipe. It may outlive its handler, until the peer has fetched the rest."""
-
-    def __init__(self, server: PipeServer, hello: Hello, session: Session, linger: float) -> None:
-        super().__init__(session, linger)
-        self.id = hello.pipe
-        self.token = hello.token
-        self._server = server
-
-    @property
-    def generation(self) -> int:
-        """Of the latest link."""
-        return self._session.generation
-
-    @property
-    def held(self) -> int:
-        """Bytes that it keeps in memory."""
-        return self._session.writer.ring.size + self._session.reader.unread
-
-    def check_resume(self, position: int) -> None:
-        """Raises ResumeRefused: if a link cannot go on from there."""
-        self._session.writer.check_resume(position)
-
-    def _on_held(self) -> None:
-        self._server._registry.count(self)
-
-    def _abandon(self) -> None:
-        if self._session.writer.settled or self._session.is_closed:
-            self._finish(None)
-
-    def _finish(self, error: Exception | None) -> None:
-        finished = self._session.finished
-        super()._finish(error)
-        self._server._registry.remove(self, "finished" if finished else "closed")
-
-    def _on_input(self) -> None:
-        super()._on_input()
-        if self._session.is_closed:
-            self._finish(None)
-        elif self._closed and self._session.writer.settled:
-            self._say_close()
-
-    def _say_close(self) -> None:
-        self._session.close("finished" if self._session.finished else "closed")
-        if self._link is not None:
-            self._link.wake()
-
-    def link_gone(self, now: float) -> None:
-        """A link of this pipe has ended; if it was the present one, the grace time begins."""
-        if self._link is not None or self._session.is_closed:
-            return
-        if self._session.finished or (self._closed and self._session.writer.settled):
-            self._finish(None)
-        else:
-            self._server._registry.suspend(self, now)
-            self._server._reschedule()
-
-
 class PipeServer:
     """Serves backed pipes on any number of listeners.
 
@@ -152,6 +95,8 @@ class PipeServer:
                 await pipe.send(chunk)
 
         await PipeServer(echo).serve(await anyio.create_tcp_listener(local_port=4000))
+
+    It stops when `serve` is cancelled, at once, or politely by `aclose`.
 
     Args:
         handler: Called once for each pipe, in a task of its own, with the server's end of it. When it returns, the pipe
@@ -182,19 +127,21 @@ class PipeServer:
         self._linger = linger
         self._limits = limits or PipeLimits()
         self._epoch = (random or SystemRandom()).randbytes(16)
-        self._registry: Registry[ServedPipe] = Registry(grace, self._limits.suspended_bytes, self._evict)
+        self.registry: Registry[ServedPipe] = Registry(grace, self._limits.suspended_bytes, self._evict)
         self._handshakes: dict[int, CancelScope] = {}  # in the order of their beginning
         self._accepted = 0
         self._refused = 0
         self._sweeps: set[CancelScope] = set()
-        self._serving = 0
+        self._serving: set[CancelScope] = set()
+        self._accepting: set[CancelScope] = set()
+        self._closing = False
 
     def statistics(self) -> PipeServerStatistics:
         """How it stands. Never waits."""
         return PipeServerStatistics(
-            pipes=len(self._registry.pipes),
-            suspended=self._registry.suspended,
-            suspended_bytes=self._registry.held,
+            pipes=len(self.registry.pipes),
+            suspended=self.registry.suspended,
+            suspended_bytes=self.registry.held,
             handshakes=len(self._handshakes),
             refused=self._refused,
         )
@@ -205,37 +152,77 @@ class PipeServer:
         """Serves pipes on `listener` until it is cancelled, and closes it then.
 
         May run for several listeners at once: a pipe may come back over any of them. When the last of these calls ends,
-        so do all pipes, at once; handlers of pipes that began here are cancelled with this call.
+        so do all pipes, at once; handlers of pipes that began here are cancelled with this call. After `aclose` it
+        returns.
+
+        Raises:
+            ClosedResourceError: if `aclose` was called before.
         """
-        self._serving += 1
+        self._check_open()
         try:
             async with create_task_group() as tasks, listener:
+                self._serving.add(tasks.cancel_scope)
                 tasks.start_soon(self._sweep)
                 task_status.started()
-                await listener.serve(partial(self._connected, tasks), tasks)
+                with CancelScope() as accepting:
+                    self._accepting.add(accepting)
+                    await listener.serve(partial(self._connected, tasks), tasks)
         finally:
-            self._serving -= 1
+            self._serving.discard(tasks.cancel_scope)
+            self._accepting.discard(accepting)
             if not self._serving:
-                for pipe in list(self._registry.pipes.values()):
-                    pipe._finish(PipeAbandoned("going-away"))
+                self._end_all()
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise ClosedResourceError
+
+    def _end_all(self) -> None:
+        for pipe in list(self.registry.pipes.values()):
+            pipe._finish(PipeAbandoned("going-away"))
+
+    async def aclose(self) -> None:
+        """Stops politely: accepts no more connections, tells the peers (`PipeClosed("going-away")`), and ends `serve`.
+
+        It takes at most `linger` seconds; cancelled, it stops at once. Handlers that still run are cancelled at its
+        end: if they have more to say, let them say it before this.
+        """
+        self._closing = True
+        for scope in self._accepting:
+            scope.cancel()
+        try:
+            with move_on_after(self._linger):
+                await self._say_goodbye()
+        finally:
+            self._end_all()
+            for scope in self._serving:
+                scope.cancel()
+
+    async def _say_goodbye(self) -> None:
+        pipes = [pipe for pipe in self.registry.pipes.values() if pipe.is_linked]
+        for pipe in pipes:
+            pipe.say_goodbye()
+        for pipe in pipes:
+            await pipe.wait_unlinked()
 
     async def _connected(self, tasks: TaskGroup, stream: ByteStream) -> None:
         """Serves one connection, from its first byte to its end."""
+        decoder = Decoder()
         try:
-            decoder = Decoder()
             frames = await self._hello(stream, decoder)
-            if not frames:
-                self._refused += 1
-                return
-            hello = frames.pop(0)
-            answer = self._judge(hello) if isinstance(hello, Hello) else Reject("version", "a HELLO was expected")
-            if isinstance(answer, Reject):
-                self._refused += 1
-                await refuse(stream, answer)
-            elif isinstance(hello, Hello):
-                await self._link(tasks, answer, hello, (stream, decoder, frames))
+            match frames.pop(0) if frames else None:
+                case Hello() as hello:
+                    pipe = self._judge(hello)
+                    if isinstance(pipe, ServedPipe):
+                        await self._link(tasks, pipe, hello, (stream, decoder, frames))
+                    else:
+                        await self._refuse(stream, pipe)
+                case None:
+                    self._refused += 1
+                case _:
+                    await self._refuse(stream, Reject("version", "a HELLO was expected"))
         finally:
-            await aclose_forcefully(stream)
+            await hang_up(stream)
 
     async def _hello(self, stream: ByteStream, decoder: Decoder) -> list[Frame]:
         """The connection's first frames; none if they did not come in time, or are none."""
@@ -244,7 +231,7 @@ class PipeServer:
         with move_on_after(self._limits.handshake_timeout) as scope:
             self._handshakes[number] = scope
             if len(self._handshakes) > self._limits.handshakes:
-                next(iter(self._handshakes.values())).cancel()
+                self._handshakes.pop(next(iter(self._handshakes))).cancel()
             try:
                 while not (frames := decoder.feed(await stream.receive(HANDSHAKE))):
                     pass
@@ -252,24 +239,37 @@ class PipeServer:
             except Exception as error:  # strangers' bytes and strangers' connections: no news
                 logger.debug("a connection ended before its HELLO: %r", error)
             finally:
-                del self._handshakes[number]
+                self._handshakes.pop(number, None)
         return []
+
+    async def _refuse(self, stream: ByteStream, reject: Reject) -> None:
+        """Says no, if that is possible."""
+        self._refused += 1
+        with move_on_after(REFUSAL):
+            try:
+                await stream.send(encode(reject))
+            except Exception as error:
+                logger.debug("a refusal could not be sent: %r", error)
 
     def _judge(self, hello: Hello) -> ServedPipe | Reject:
         """Which pipe this connection is for, or why it gets none. A new pipe is registered here."""
         if hello.version != VERSION:
             return Reject("version", f"this server speaks version {VERSION}")
-        known = self._registry.pipes.get(hello.pipe)
+        if self._closing:
+            return Reject("busy", "the server stops")
+        known = self.registry.pipes.get(hello.pipe)
         if known is not None:
             return refuse_resume(hello, known) or known
-        ended = self._registry.why_ended(hello.pipe)
+        ended = self.registry.why_ended(hello.pipe)
         if ended is not None:
             return Reject(ended)
         if hello.epoch:
             return Reject("unknown" if hello.epoch == self._epoch else "epoch")
         if not hello.token or not proves(hello.token, hello):
             return Reject("proof")
-        if len(self._registry.pipes) >= self._limits.pipes and not self._registry.evict_longest("evicted"):
+        if hello.position:
+            return Reject("position", "this pipe is new")
+        if len(self.registry.pipes) >= self._limits.pipes and not self.registry.evict_longest("evicted"):
             return Reject("busy", f"{self._limits.pipes} pipes are open")
         return ServedPipe(self, hello, Session(self._capacity, self._heartbeat), self._linger)
 
@@ -281,9 +281,9 @@ class PipeServer:
         is_new = not pipe.generation
         link = pipe._attach(stream, decoder, hello.generation, Ack(hello.position, hello.limit))
         welcome = make_welcome(pipe.token, hello, self._epoch, pipe._session.reader.tell())
-        self._registry.resume(pipe)
+        self.registry.resume(pipe)
         if is_new:
-            self._registry.add(pipe)
+            self.registry.add(pipe)
             tasks.start_soon(self._handle, pipe)
         if pipe._closed and pipe._session.writer.settled:
             pipe._say_close()
@@ -294,22 +294,26 @@ class PipeServer:
 
     async def _handle(self, pipe: ServedPipe) -> None:
         """Runs the handler; whatever it raises ends this pipe and no other."""
-        async with pipe:
-            try:
-                await self._handler(pipe)
-            except (PipeBroken, EndOfStream, ClosedResourceError) as error:
-                logger.debug("the handler of %r ended with its pipe: %r", pipe, error)
-            except Exception:
-                logger.exception("the handler of %r failed", pipe)
-                pipe._session.close("failed")
+        failed = True
+        try:
+            await self._handler(pipe)
+            failed = False
+        except (PipeBroken, EndOfStream, ClosedResourceError) as error:
+            failed = False
+            logger.debug("the handler of %r ended with its pipe: %r", pipe, error)
+        except Exception:
+            logger.exception("the handler of %r failed", pipe)
+        finally:
+            await pipe._close(failed=failed)
 
     def _evict(self, pipe: ServedPipe, reason: RejectCode) -> None:
         logger.info("%r was given up: %s", pipe, reason)
         pipe._finish(PipeAbandoned(reason))
 
-    def _reschedule(self) -> None:
-        """A deadline was set: if nobody waits for an earlier one, somebody has to wait for this."""
-        deadline = self._registry.next_deadline
+    def suspended(self, pipe: ServedPipe, now: float) -> None:
+        """A pipe has lost its link. (For its pipes only.)"""
+        self.registry.suspend(pipe, now)
+        deadline = self.registry.next_deadline
         for scope in self._sweeps:
             scope.deadline = min(scope.deadline, deadline or scope.deadline)
 
@@ -317,7 +321,7 @@ class PipeServer:
         """Ends the pipes whose grace time is over: one sleep, whatever their number."""
         while True:
             with CancelScope() as scope:
-                deadline = self._registry.next_deadline
+                deadline = self.registry.next_deadline
                 if deadline is not None:
                     scope.deadline = deadline
                 self._sweeps.add(scope)
@@ -325,13 +329,4 @@ class PipeServer:
                     await sleep_forever()
                 finally:
                     self._sweeps.discard(scope)
-            self._registry.expire(current_time())
-
-
-async def refuse(stream: ByteStream, reject: Reject) -> None:
-    """Says no, if that is possible."""
-    with move_on_after(REFUSAL):
-        try:
-            await stream.send(encode(reject))
-        except Exception as error:  # it gets no link in any case
-            logger.debug("a refusal could not be sent: %r", error)
+            self.registry.expire(current_time())

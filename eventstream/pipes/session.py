@@ -13,7 +13,7 @@ still arrive on it are dropped, the position told in the handshake stays true, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Final
 
@@ -105,10 +105,11 @@ class Session:
         self.ended_by: Exception | None = None  # set once, with CLOSED; None there if all was said
         self._heartbeat = heartbeat
         self.liveness = Liveness(heartbeat, 0.0)
-        self._control: list[bytes] = []  # bounded: at most a PING and an ACK between two outputs
+        self._control: list[bytes] = []  # bounded: PINGs, of which a link that cannot be written to gets two at most
         self._pong: int | None = None  # only the latest PING is answered: a flood of them costs nothing
         self._close: Close | None = None
         self._ack_now = False
+        self._has_control = False  # Invariant: set if any of the four above is
 
     def _move(self, event: Event) -> None:
         try:
@@ -135,6 +136,7 @@ class Session:
         self.liveness = Liveness(self._heartbeat, now)
         self._control.clear()
         self._pong = None
+        self._has_control = self._ack_now = False
 
     def link_lost(self, error: Exception | None) -> None:
         """The present link has ended."""
@@ -153,9 +155,10 @@ class Session:
     def close(self, code: CloseCode, detail: str = "") -> None:
         """Makes a CLOSE the last thing that is sent."""
         self._close = Close(code, detail)
+        self._has_control = True
 
-    def apply(self, frames: Iterable[Frame], now: float) -> None:
-        """Takes in what the present link brought.
+    def apply(self, frames: Iterable[Frame], clock: Callable[[], float]) -> None:
+        """Takes in what the present link brought. The clock is looked at only if a PONG came.
 
         Raises:
             BadFrame: if a frame cannot come here.
@@ -171,8 +174,9 @@ class Session:
                     self.reader.finish(frame.position)
                 case Ping():
                     self._pong = frame.number
+                    self._has_control = True
                 case Pong():
-                    self.liveness.pong(frame.number, now)
+                    self.liveness.pong(frame.number, clock())
                 case Close():
                     self._closed_by_peer(frame)
                     return
@@ -186,38 +190,39 @@ class Session:
     def ping(self, now: float) -> None:
         """Asks for a sign of life."""
         self._control.append(encode(Ping(self.liveness.ping(now))))
+        self._has_control = True
 
     def ack_soon(self) -> None:
         """What the peer is owed by way of acknowledgement goes with the next output."""
         self._ack_now = self.reader.owes_ack
+        self._has_control |= self._ack_now
 
     @property
     def has_output(self) -> bool:
         """Whether the link has something to send."""
-        return bool(
-            self._control
-            or self._pong is not None
-            or self._ack_now
-            or self._close
-            or self.writer.has_output
-            or self.reader.ack_is_urgent
-        )
+        return self._has_control or self.writer.has_output or self.reader.ack_is_urgent
 
     def next_output(self) -> bytes:
         """The next bytes for the link; control frames first, so that they never wait behind a backlog."""
-        output: list[Piece] = [*self._control]
-        self._control.clear()
+        output: list[Piece] = []
+        if self._has_control or self.reader.ack_is_urgent:
+            output += self._next_control()
+        output += self.writer.next_output(FLUSH)
+        if self._close is not None and not self.writer.has_output:
+            output.append(encode(self._close))
+            self._close = None
+        return b"".join(output)
+
+    def _next_control(self) -> list[bytes]:
+        output, self._control = self._control, []
         if self._pong is not None:
             output.append(encode(Pong(self._pong)))
             self._pong = None
         if self._ack_now or self.reader.ack_is_urgent:
             output.append(encode(self.reader.tell()))
             self._ack_now = False
-        output += self.writer.next_output(FLUSH)
-        if self._close is not None and not self.writer.has_output:
-            output.append(encode(self._close))
-            self._close = None
-        return b"".join(output)
+        self._has_control = False
+        return output
 
     def statistics(self) -> PipeStatistics:
         """How it stands."""

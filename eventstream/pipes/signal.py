@@ -1,12 +1,19 @@
 """Wakes one task, as often as there is a reason: a flag that a task can wait for.
 
-Rejected: one `anyio.Event` for each wake-up that is due (most are set while nobody waits, and an event costs ten times
-a flag); a memory channel (its buffer would count wake-ups, of which only "at least one" matters).
+It stands twice on the way of every message, so it waits with what the event loop itself offers: a future on asyncio, a
+rescheduled task on trio. Rejected: an `anyio.Event` for each wait (it costs twice as much, for waiters that are never
+more than one); a memory channel (its buffer would count wake-ups, of which only "at least one" matters).
 """
 
 from __future__ import annotations
 
-from anyio import Event
+import asyncio
+from typing import TYPE_CHECKING
+
+from sniffio import current_async_library
+
+if TYPE_CHECKING:
+    from trio.lowlevel import Abort, RaiseCancelT, Task
 
 __all__ = ("Signal",)
 
@@ -14,24 +21,51 @@ __all__ = ("Signal",)
 class Signal:
     """A flag with one waiter. Being set twice before the waiter looks is being set once."""
 
-    __slots__ = ("_is_set", "_waiter")
+    __slots__ = ("_future", "_is_set", "_task")
 
     def __init__(self) -> None:
         self._is_set = False
-        self._waiter: Event | None = None
+        self._future: asyncio.Future[None] | None = None  # of the waiter, on asyncio
+        self._task: Task | None = None  # the waiter, on trio
 
     def set(self) -> None:
         """Wakes the waiter, or lets the next `wait` return at once."""
+        if self._is_set:
+            return
         self._is_set = True
-        if self._waiter is not None:
-            self._waiter.set()
+        if self._future is not None:
+            if not self._future.done():  # else it is being cancelled
+                self._future.set_result(None)
+        elif self._task is not None:
+            from trio.lowlevel import reschedule  # installed, since trio runs that task
+
+            task, self._task = self._task, None
+            reschedule(task)
 
     async def wait(self) -> None:
         """Returns as soon as the flag is set, and clears it. Cancelled, it leaves the flag as it is."""
         while not self._is_set:
-            self._waiter = Event()
-            try:
-                await self._waiter.wait()
-            finally:
-                self._waiter = None
+            if current_async_library() == "trio":
+                await self._wait_on_trio()
+            else:
+                await self._wait_on_asyncio()
         self._is_set = False
+
+    async def _wait_on_asyncio(self) -> None:
+        self._future = asyncio.get_running_loop().create_future()
+        try:
+            await self._future
+        finally:
+            self._future = None
+
+    async def _wait_on_trio(self) -> None:
+        from trio.lowlevel import current_task, wait_task_rescheduled
+
+        self._task = current_task()
+        await wait_task_rescheduled(self._give_up)
+
+    def _give_up(self, _: RaiseCancelT) -> Abort:
+        from trio.lowlevel import Abort
+
+        self._task = None
+        return Abort.SUCCEEDED

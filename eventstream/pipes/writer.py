@@ -9,7 +9,7 @@ The end of the stream is a position of its own: a FIN stands at `sequence`, and 
 from __future__ import annotations
 
 from ..errors import BadFrame, ResumeRefused
-from .frames import MAX_PAYLOAD, MAX_POSITION, Fin, encode, encode_data
+from .frames import MAX_PAYLOAD, Fin, encode, encode_data
 from .pieces import Piece
 from .ring import RingBuffer
 
@@ -56,16 +56,15 @@ class BackedWriter:
     @property
     def has_output(self) -> bool:
         """Whether something can be sent now."""
-        if self.ring.waiting:
-            return self.ring.sent < self._limit
+        ring = self.ring
+        if ring.sent < ring.end:
+            return ring.sent < self._limit
         return self._finished and not self._fin_sent and not self._fin_acknowledged
 
     def accept(self, data: bytes) -> bool:
         """Takes `data` whole, or returns False if it does not fit now."""
         if len(data) > self.ring.free:
             return False
-        if self.ring.end + len(data) > MAX_POSITION:
-            raise OverflowError(f"a pipe carries at most {MAX_POSITION} bytes")
         self.ring.append(data)
         return True
 
@@ -77,13 +76,14 @@ class BackedWriter:
         """Headers and payloads to be sent now, about `budget` bytes of them."""
         output: list[Piece] = []
         ring = self.ring
-        while budget > 0 and ring.waiting and (room := self._limit - ring.sent) > 0:
+        while budget > 0 and ring.sent < ring.end and (room := self._limit - ring.sent) > 0:
             sequence = ring.sent
             piece = ring.next_piece(min(room, budget, MAX_PAYLOAD))
             output += (encode_data(sequence, len(piece)), piece)
             budget -= len(piece)
-        self._reached = max(self._reached, ring.sent)
-        if self._finished and not ring.waiting and not self._fin_sent and not self._fin_acknowledged:
+        if ring.sent > self._reached:
+            self._reached = ring.sent
+        if self._finished and ring.sent == ring.end and not self._fin_sent and not self._fin_acknowledged:
             self._fin_sent = True
             self._reached = ring.end + 1
             output.append(encode(Fin(ring.end)))
