@@ -38,6 +38,7 @@ class Pipe(ByteStream):
         self._session = session
         self._linger = linger
         self._link: Link | None = None
+        self._attributes: Mapping[Any, Callable[[], Any]] = {}
         self._closed = False  # by our own program
         self._readable = Signal()
         self._room = Signal()
@@ -58,8 +59,8 @@ class Pipe(ByteStream):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """None: those of a connection (addresses, certificates) may differ from link to link."""
-        return {}
+        """Those of the latest connection (addresses, certificates): they may differ from link to link."""
+        return self._attributes
 
     def statistics(self) -> PipeStatistics:
         """How it stands. Never waits, whatever the links do."""
@@ -340,6 +341,7 @@ class Pipe(ByteStream):
         """Makes a link over `stream` the present one. The old one is fenced: what it brings does not count any more."""
         old = self._link
         self._link = Link(stream, self._session, decoder, self._on_input)
+        self._attributes = stream.extra_attributes
         self._session.link_up(generation, peer, current_time())
         if old is not None:
             old.stop()

@@ -23,7 +23,7 @@ class BackedWriter:
         capacity: The most bytes accepted and not yet acknowledged.
     """
 
-    __slots__ = ("_fin_acknowledged", "_fin_sent", "_finished", "_limit", "_reached", "ring")
+    __slots__ = ("_fin_acknowledged", "_fin_sent", "_finished", "_limit", "_lost", "_reached", "ring")
 
     def __init__(self, capacity: int) -> None:
         self.ring = RingBuffer(capacity)
@@ -32,6 +32,7 @@ class BackedWriter:
         self._finished = False
         self._fin_sent = False  # on the present link
         self._fin_acknowledged = False
+        self._lost = 0  # bytes given up with the pipe: accepted, and never acknowledged
 
     @property
     def sequence(self) -> int:
@@ -41,7 +42,7 @@ class BackedWriter:
     @property
     def acknowledged(self) -> int:
         """How many of them the peer has."""
-        return self.ring.start
+        return self.ring.start - self._lost
 
     @property
     def finished(self) -> bool:
@@ -51,7 +52,7 @@ class BackedWriter:
     @property
     def settled(self) -> bool:
         """Whether the peer has everything: all bytes and, if there is to be one, the FIN."""
-        return not self.ring.size and (self._fin_acknowledged or not self._finished)
+        return not self.ring.size and not self._lost and (self._fin_acknowledged or not self._finished)
 
     @property
     def has_output(self) -> bool:
@@ -95,7 +96,7 @@ class BackedWriter:
         Raises:
             BadFrame: if that much was never sent.
         """
-        if position > self.ring.sent + self._fin_sent:
+        if position > self.ring.sent + (self._fin_sent or self._fin_acknowledged):
             raise BadFrame(f"ACK of {position}, but only {self.ring.sent} was sent")
         self._limit = max(self._limit, limit)
         if position > self.ring.end:
@@ -109,8 +110,9 @@ class BackedWriter:
         Raises:
             ResumeRefused: if the peer claims to have what was never sent, or to lack what it has acknowledged.
         """
-        if not self.ring.start <= position <= self._reached:
-            raise ResumeRefused("position", f"it has {position}; {self.ring.start} to {self._reached} can be resumed")
+        oldest = self.ring.start + self._fin_acknowledged
+        if not oldest <= position <= self._reached:
+            raise ResumeRefused("position", f"it has {position}; {oldest} to {self._reached} can be resumed")
 
     def resume(self, position: int, limit: int) -> None:
         """Begins a new link: goes on from `position`, which `check_resume` has allowed."""
@@ -122,5 +124,6 @@ class BackedWriter:
         self.ring.rewind(position)
 
     def abandon(self) -> None:
-        """The pipe has ended: lets go of everything."""
+        """The pipe has ended: lets go of everything. What the peer did not acknowledge counts as never acknowledged."""
+        self._lost += self.ring.size
         self.ring.clear()

@@ -78,6 +78,10 @@ class _Way(Enum):
     EVENTS = 1
     BATCHES = 2
     FRAMES = 3
+    CHUNKS = 4
+
+
+_TELLING: Final = (_Way.FRAMES, _Way.CHUNKS)  # ways of reading that tell of marks
 
 
 class Subscription(Generic[T]):
@@ -113,12 +117,13 @@ class Subscription(Generic[T]):
         after: Position | Earliest | None = None,
         principal: Hashable | None = None,
         authorize: Callable[[Event[T]], bool] | None = None,
+        select: Select | None = None,
     ) -> None:
         self._live = live
         self._prefix = prefix
         self._iterator: _Reading | None = None
         self._way = _Way.EVENTS
-        select = _selection(prefix, authorize)
+        select = select or _selection(prefix, authorize)
         cursor = self._cursor = Cursor(
             opening, waker, live.disposal, bound=live.topic.max_lag, key=key, select=select, principal=principal
         )
@@ -145,6 +150,10 @@ class Subscription(Generic[T]):
         then. A reset in mid-stream is a `SnapshotStart` with its reason, not an exception.
         """
         return self._read_by(_Way.FRAMES)
+
+    def chunks(self) -> AsyncIterator[list[Event[T]] | Mark]:
+        """As `frames()`, with the events in lists as `batches()` gives them: for those who pass everything on."""
+        return self._read_by(_Way.CHUNKS)
 
     async def receive(self) -> Event[T]:
         """Waits for the next event. Always a checkpoint. Cancelling it loses nothing.
@@ -173,7 +182,9 @@ class Subscription(Generic[T]):
             step = self._advance()
             if step is None:
                 raise WouldBlock
-            if not isinstance(step, bool):
+            if isinstance(step, list):
+                cursor.chunk, cursor.rest = step, iter(step)
+            elif step is not False:
                 self._tell(step)
 
     # Standing.
@@ -244,7 +255,7 @@ class Subscription(Generic[T]):
         iterator = self._iterator
         if iterator is None or iterator.ag_frame is None or way is not self._way:
             iterator = self._iterator = _begin(cast("_Reading", self._read(way)))
-            self._live.want_bookmarks(self._cursor, way is _Way.FRAMES)
+            self._live.want_bookmarks(self._cursor, way in _TELLING)
             self._way = way
         return iterator
 
@@ -256,14 +267,15 @@ class Subscription(Generic[T]):
         yield None  # see `_begin`
         cursor = self._cursor
         spot = cursor.spot
-        one_by_one, frames = way is not _Way.BATCHES, way is _Way.FRAMES
+        one_by_one, frames = way not in (_Way.BATCHES, _Way.CHUNKS), way in _TELLING
         chunks = 0
         while True:
             if one_by_one:
                 for event in cursor.rest:
                     yield event
-            elif cursor.chunk and (chunk := cursor.take()):
-                yield chunk
+            elif cursor.chunk and (left := cursor.take()):
+                yield left
+                del left  # a reader that waits keeps no event alive
             try:
                 step = cursor.advance()
             except EventStreamError as error:
@@ -278,15 +290,21 @@ class Subscription(Generic[T]):
                 chunks = 0
                 await spot
                 continue
-            if not isinstance(step, bool):
-                if frames:
+            if step is not False:
+                if isinstance(step, list):
+                    if one_by_one:
+                        cursor.chunk, cursor.rest = step, iter(step)
+                    else:
+                        yield step
+                elif frames:
                     yield step
                 else:
                     self._tell(step)
-            chunks += 1
-            if chunks >= CHUNKS or step is False:
-                chunks = 0
-                await checkpoint()
+                chunks += 1
+                if chunks < CHUNKS:
+                    continue
+            chunks = 0
+            await checkpoint()
 
     def _advance(self) -> Step:
         try:
