@@ -337,7 +337,9 @@ class SnapshotFailed(EventStreamError):
 
 
 class PipeBroken(EventStreamError, BrokenResourceError):
-    """A backed pipe has ended without having said all. The bytes that the peer did not acknowledge may be lost.
+    """A backed pipe has ended without having said all. Whose fault, and why, its subclasses say.
+
+    The bytes that the peer did not acknowledge may be lost.
 
     Lost links never raise this; only what no reconnect can repair does. Open a new pipe, and let the protocol inside
     find out where it stood.
@@ -345,7 +347,9 @@ class PipeBroken(EventStreamError, BrokenResourceError):
 
 
 class ResumeRefused(PipeBroken):
-    """The peer does not go on with this pipe. Its bytes, or ours, cannot be completed: open a new pipe.
+    """The peer does not go on with this pipe. Mostly nobody's fault: open a new pipe.
+
+    Its bytes, or ours, cannot be completed.
 
     `reason` is one of `unknown` (it never had this pipe, or has forgotten it), `epoch` (it was restarted), `expired`
     (the grace time has passed), `evicted` (it needed the memory), `closed` (it closed the pipe), `finished` (it holds
@@ -360,7 +364,7 @@ class ResumeRefused(PipeBroken):
 
 
 class PipeClosed(PipeBroken):
-    """The peer ended the pipe before it had said all (`send_eof`).
+    """The peer ended the pipe before it had said all (`send_eof`). Its fault, or its wish.
 
     `reason` is one of `closed` (its program closed the pipe), `failed` (its program failed), `going-away` (it is
     shutting down), `finished` (it holds that all was said).
@@ -373,7 +377,7 @@ class PipeClosed(PipeBroken):
 
 
 class PipeAbandoned(PipeBroken):
-    """The server gave this pipe up. The program that served it can only clean up.
+    """The server gave this pipe up. Nobody's fault; the program that served it can only clean up.
 
     `reason` is one of `expired` (the grace time passed with no link), `evicted` (it had no link, and its bytes or
     its place were needed) and `going-away` (the server stopped).
@@ -397,7 +401,7 @@ class ReconnectFailed(PipeBroken):
 
 
 class LinkRefused(EventStreamError):
-    """The peer gives no link now.
+    """The peer gives no link now. Your fault only if the versions differ.
 
     `reason` is `busy` (it has as many pipes as it may) or `replayed` (a later HELLO, or a copy of this one, came before
     it), both temporary; or `version` (one of the two is too old: update it).
@@ -411,7 +415,7 @@ class LinkRefused(EventStreamError):
 
 
 class LinkSilent(EventStreamError):
-    """Nothing was heard over a link for too long, so it is taken for dead. A new one is dialed."""
+    """Nothing was heard over a link for too long, so it is taken for dead. Nobody's fault: a new one is dialed."""
 
     temporary = True
 
@@ -421,7 +425,10 @@ class LinkSilent(EventStreamError):
 
 
 class BadFrame(EventStreamError, ValueError):
-    """What came over a link is no frame, or one that cannot come here. That link ends, and a new one is dialed."""
+    """What came over a link is no frame, or one that cannot come here.
+
+    The peer's fault, or that of whoever changed its bytes: the link ends, and a new one is dialed.
+    """
 
     temporary = True
 

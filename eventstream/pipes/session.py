@@ -29,7 +29,7 @@ from .writer import BackedWriter
 __all__ = ("Event", "PipeStatistics", "Session", "State")
 
 MAX_CAPACITY: Final = 2**40  # bytes: beyond it a limit told to the peer could exceed any position
-FLUSH: Final = 256 * 1024  # bytes handed to a link at once: enough that its cost per call does not count
+FLUSH: Final = 128 * 1024  # bytes handed to a link at once: larger blocks are faulted in anew each time
 
 
 class State(Enum):
