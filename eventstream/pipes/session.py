@@ -167,9 +167,9 @@ class Session:
         self.ended_by = error
         self.writer.abandon()
 
-    def close(self, code: CloseCode, detail: str = "") -> None:
-        """Makes a CLOSE the last thing that is sent."""
-        self._close = Close(code, detail)
+    def close(self, code: CloseCode) -> None:
+        """Makes a CLOSE the last thing that is sent: after all that the peer has room for."""
+        self._close = Close(code)
         self._has_control = True
 
     def apply(self, frames: Iterable[Frame], clock: Callable[[], float]) -> None:
