@@ -39,7 +39,6 @@ class StateOfKeys(Protocol):
     def state(self, key: str | None) -> list[AnyEvent]: ...
 
 
-
 class Care(Protocol):
     """Who looks after what a topic does not do itself."""
 
@@ -93,8 +92,8 @@ class LiveTopic:
     """
 
     __slots__ = (
-        "_bookmarked", "_care", "_channels", "_fading", "_waker", "closed", "compaction", "cursors", "disposal", "epoch",
-        "grown", "head", "history", "horizon", "lagged", "lock", "topic", "whole",
+        "_bookmarked", "_care", "_channels", "_fading", "_waker", "closed", "compaction", "cursors", "disposal",
+        "epoch", "grown", "head", "history", "horizon", "lagged", "lock", "topic", "whole",
     )  # fmt: skip
 
     epoch: str
@@ -220,6 +219,7 @@ class LiveTopic:
         return self.whole if key is None else self._channels[key]
 
     def has_channel(self, key: str | None) -> bool:
+        """Whether there is that channel."""
         return key is None or key in self._channels
 
     def follow(self, cursor: Cursor) -> None:
