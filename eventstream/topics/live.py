@@ -179,9 +179,10 @@ class LiveTopic:
         """A segment was begun, so an old one may be let go of: from the loop, since freeing it takes ten publishes."""
         old = self.history.add(segment)
         if old is not None:
+            if self._fading is None:
+                self._waker.call_soon(self._fade)
             self.lock.dropped.append(self._fading)  # nothing, unless the loop had no turn since
             self._fading = old
-            self._waker.call_soon(self._fade)
         if self.disposal:
             self.lock.dropped.append(self.disposal.cut())
         if self._bookmarked and segment.start and not self.grown:
