@@ -192,10 +192,14 @@ class Cursor:
             if offset < stop:
                 # A list of one is by far the most frequent slice, and cheaper made than cut.
                 chunk = items[offset:stop] if stop - offset > 1 else [items[offset]]
+                if following is not None and (end := len(following.items)) <= SEGMENT_SIZE - len(chunk):
+                    chunk += following.items[segment.next_offset : end]  # a burst that went over the link is one chunk
+                    stop = end
+                    self._segment = following
                 self._offset = stop
                 self.index = self._end
                 self._end = chunk[-1].index
-                self.delivered += stop - offset
+                self.delivered += len(chunk)
                 if self.interrupted is not None:
                     self._let_go()
                 return chunk
