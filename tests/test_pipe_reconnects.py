@@ -778,6 +778,115 @@ async def test_a_link_that_fails_to_close_harms_nobody(place: Memory) -> None:
             await client.force_reconnect()
 
 
+async def lend(client: Pipe, served: Pipe) -> None:
+    """Lets `client` wait for what `served` says: from then on its program reads the connection itself."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hear, client, 4)
+        await settle()
+        await served.send(b"word")
+
+
+class Deaf(Wrapped):
+    """A stream whose `aclose` wakes nobody, as of anyio's memory object streams."""
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        try:
+            return await super().receive(max_bytes)
+        except ClosedResourceError:
+            return await anyio.sleep_forever()  # type: ignore[return-value]
+
+    async def send(self, item: bytes) -> None:
+        try:
+            await super().send(item)
+        except ClosedResourceError:
+            await anyio.sleep_forever()
+
+
+@simulated
+async def test_a_stream_whose_close_wakes_nobody(place: Memory) -> None:
+    """Calls of the program do not stay behind on a link that is over, whatever its stream does."""
+
+    async def dial() -> ByteStream:
+        return Deaf(await place.dial())
+
+    async with place.serving(meeting := Meeting()), BackedPipe(dial, heartbeat=1.0, linger=1.0) as client:
+        served = await meeting.pipe()
+        await client.wait_connected()
+        await anyio.sleep(0.5)
+        await lend(client, served)
+        heard: list[bytes] = []
+
+        async def listen() -> None:
+            heard.append(await client.receive())
+
+        async with background(listen):
+            place.network.links[0].half_open()
+            await anyio.sleep(10)
+            assert client.statistics().links == 2
+            await served.send(b"again")
+            await anyio.sleep(1)
+            assert heard == [b"again"]
+
+
+@simulated
+async def test_a_forced_reconnect_takes_receivers_along(place: Memory) -> None:
+    """A receive that reads the connection itself goes on over the next one: cut, forced or fenced, again and again."""
+    async with place.pair() as (client, served):
+        for number in range(12):
+            await lend(client, served)
+            await lend(served, client)
+            heard: list[bytes] = []
+
+            async def listen(heard: list[bytes] = heard) -> None:
+                heard.append(await client.receive())
+
+            async with background(listen):
+                await [client.force_reconnect, served.force_reconnect, _cut(place)][number % 3]()
+                await served.send(b"next")
+                await anyio.sleep(0.5)
+                assert heard == [b"next"]
+
+
+def _cut(place: Memory) -> Callable[[], Awaitable[None]]:
+    async def cut() -> None:
+        place.cut()
+        await settle()
+
+    return cut
+
+
+@simulated
+async def test_a_cancelled_receive_gives_the_connection_back(place: Memory) -> None:
+    """Whoever read the connection itself and is cancelled: acknowledgements and the peer's words are heard as before."""
+    async with place.pair(heartbeat=100.0) as (client, served):
+        for _ in range(5):
+            await lend(client, served)
+            with anyio.move_on_after(0.5) as scope:
+                await client.receive()
+            assert scope.cancelled_caught
+            before = current_time()
+            await client.send(bytes(1000))
+            await client.drain()
+            assert current_time() - before < 1
+            assert await hear(served, 1000) == bytes(1000)
+
+
+@simulated
+async def test_the_end_of_a_silent_reader(place: Memory) -> None:
+    """A program that received and then does something else for long: its pipe hears acknowledgements, PINGs and the end."""
+    async with place.pair(heartbeat=10.0) as (client, served):
+        await lend(client, served)
+        await anyio.sleep(1000)
+        assert client.statistics().links == 1
+        await served.send_eof()
+        await anyio.sleep(20)
+        before = current_time()
+        with pytest.raises(EndOfStream):
+            await client.receive()
+        assert current_time() - before < 1
+        await served.drain()
+
+
 @simulated
 async def test_bad_frames_end_the_link_not_the_pipe(place: Memory) -> None:
     """Garbage suspends the pipe, which goes on over the next link; `last_error` tells."""
