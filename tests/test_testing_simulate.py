@@ -99,7 +99,7 @@ class Test_in_this_process:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (["nothing"], "there are network, and yours as module:attribute"),
+            (["nothing"], "there are network, pipes, and yours as module:attribute"),
             (["nothing:at_all"], "No module named 'nothing'"),
             (["mine:missing"], "no attribute 'missing'"),
             (["mine:number"], "is not a Scenario: 3"),

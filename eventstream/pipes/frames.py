@@ -51,6 +51,7 @@ __all__ = (
 VERSION: Final = 1
 MAX_CONTROL: Final = 1024  # bytes of a control frame's body: a HELLO has about 200
 MAX_PAYLOAD: Final = 256 * 1024  # bytes of one DATA frame: a control frame never waits behind more
+LARGE: Final = 4096  # bytes: below it a copy costs less than a view
 MAX_POSITION: Final = 2**63 - 1  # five thousand years at 50 MB/s: no honest end comes near it
 
 
@@ -204,8 +205,8 @@ class Decoder:
         while at < end:
             if self._left:
                 taken = min(self._left, end - at)
-                # The larger part of a chunk is handed on without a copy; a smaller one must not keep it alive.
-                source = memoryview(chunk) if end <= 2 * taken < 2 * end else chunk
+                # A large piece is handed on without a copy, if it is most of its chunk, which it keeps alive.
+                source = memoryview(chunk) if taken >= LARGE and end <= 2 * taken < 2 * end else chunk
                 frames.append(Data(self._sequence, source[at : at + taken]))
                 self._sequence += taken
                 self._left -= taken

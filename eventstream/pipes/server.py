@@ -281,11 +281,12 @@ class PipeServer:
         is_new = not pipe.generation
         link = pipe._attach(stream, decoder, hello.generation, Ack(hello.position, hello.limit))
         welcome = make_welcome(pipe.token, hello, self._epoch, pipe._session.reader.tell())
-        self.registry.resume(pipe)
+        if not pipe.is_abandoned:
+            self.registry.resume(pipe)
         if is_new:
             self.registry.add(pipe)
             tasks.start_soon(self._handle, pipe)
-        if pipe._closed and pipe._session.writer.settled:
+        if pipe.is_abandoned and pipe._session.writer.settled:
             pipe._say_close()
         try:
             await pipe._carry(link, frames, encode(welcome))
@@ -298,11 +299,12 @@ class PipeServer:
         try:
             await self._handler(pipe)
             failed = False
-        except (PipeBroken, EndOfStream, ClosedResourceError) as error:
-            failed = False
-            logger.debug("the handler of %r ended with its pipe: %r", pipe, error)
-        except Exception:
-            logger.exception("the handler of %r failed", pipe)
+        except Exception as error:
+            failed = not _ended_with_its_pipe(error)
+            if failed:
+                logger.exception("the handler of %r failed", pipe)
+            else:
+                logger.debug("the handler of %r ended with its pipe: %r", pipe, error)
         finally:
             await pipe._close(failed=failed)
 
@@ -330,3 +332,10 @@ class PipeServer:
                 finally:
                     self._sweeps.discard(scope)
             self.registry.expire(current_time())
+
+
+def _ended_with_its_pipe(error: BaseException) -> bool:
+    """Whether a handler only let out what its pipe told it; out of a task group, that comes in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_ended_with_its_pipe(one) for one in error.exceptions)
+    return isinstance(error, PipeBroken | EndOfStream | ClosedResourceError)

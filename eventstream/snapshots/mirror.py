@@ -210,7 +210,8 @@ class Mirror(Generic[T]):
             await self._moved.wait()
         while self._left is None:
             with suppress(PositionLost):  # refreshed meanwhile: there is another head
-                return await self.reached(await self._head(), check)
+                await self.reached(await self._head(), check)
+                return
 
     async def reached(self, position: Position, check: Callable[[], object]) -> None:
         """Waits until `current` has what was published at a position, or for `check` to raise."""

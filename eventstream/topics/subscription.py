@@ -1,9 +1,9 @@
 """A subscription: one reader's cursor with the async ways of reading it.
 
-All ways share one kind of async generator, which the subscription owns. It hands out events in the very coroutine that waits
-for them, which is as fast as Python can, and it is used again by the next `async for` after a `break`. What a reader
-knows stands in the cursor, never in the generator: cancelling a read loses nothing, ways of reading can be mixed, and a
-generator that is left behind needs no closing.
+All ways share one kind of async generator, which the subscription owns. It hands out events in the very coroutine that
+waits for them, which is as fast as Python can, and it is used again by the next `async for` after a `break`. What a
+reader knows stands in the cursor, never in the generator: cancelling a read loses nothing, ways of reading can be
+mixed, and a generator that is left behind needs no closing.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class Subscription(Generic[T]):
     """A reader of one topic. Made by `bus.subscribe(...)`; use it with `async with`.
 
     Everything after its position comes in order, once, or it is told explicitly that it must start again. One task
-    reads at a time: another gets an error while one waits. Publishers never wait for it: past `max_lag` events behind, it starts again from a snapshot.
+    reads at a time: another gets an error while one waits. Publishers never wait for it: past `max_lag` events behind,
+    it starts again from a snapshot.
 
     `async for event in subscription` gives events alone and ends when you close the subscription. It waits when
     there are none, and lets other tasks run after every thousand events that needed no waiting. Cancelling it
