@@ -56,6 +56,7 @@ def serve(
     cert: Path | None = None,
     key: Path | None = None,
     client_ca: Path | None = None,
+    until_eof: Flag = False,
 ) -> int:
     """Run a bus that other programs publish to and read from, until Ctrl-C or SIGTERM.
 
@@ -79,9 +80,18 @@ def serve(
         For tls://: its private key, if that is not in the same file.
     client_ca:
         For tls://: clients must show a certificate that this authority has signed.
+    until_eof:
+        Stop also when standard input ends: for a program that runs a server for itself, through a pipe.
     """
     certificates = Certificates(cert, key, client_ca)
-    setup = Setup(listen=listen, config=config, log=log, token_file=token_file, certificates=certificates)
+    setup = Setup(
+        listen=listen,
+        config=config,
+        log=log,
+        token_file=token_file,
+        certificates=certificates,
+        until_eof=until_eof,
+    )
     return run("serve", run_serve, setup)
 
 

@@ -15,7 +15,7 @@ from anyio.to_thread import run_sync
 from .links import told_of_files
 from .running import Failure
 
-__all__ = ("Line", "read_lines", "total_bytes")
+__all__ = ("Line", "read_lines", "read_some", "total_bytes")
 
 CHUNK: Final = 256 * 1024  # bytes that are read at a time
 LONGEST: Final = 16 * 1024 * 1024  # bytes of a line: what servers take in one message
@@ -88,15 +88,15 @@ async def _chunks(file: Path | None) -> AsyncIterator[bytes]:
     with told_of_files():
         fd = sys.stdin.fileno() if file is None else os.open(file, os.O_RDONLY)
         try:
-            while chunk := await _read(fd):
+            while chunk := await read_some(fd):
                 yield chunk
         finally:
             if file is not None:
                 os.close(fd)
 
 
-async def _read(fd: int) -> bytes:
-    """What is there. It can be cancelled while nothing is, as a thread that reads could not."""
+async def read_some(fd: int) -> bytes:
+    """What is there; nothing at the end. It can be cancelled while it waits, as a thread that reads could not."""
     try:
         await anyio.wait_readable(fd)
     except OSError:  # a file: it never waits for long

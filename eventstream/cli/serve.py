@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..bus import EventBus
 from ..codec import Keyed
 from ..events import Topic
 from ..remote import Authenticate, Credentials, Grant, Server
+from .lines import read_some
 from .links import read_token, told_of_files
 from .listening import Certificates, listen
 from .running import DONE, USAGE, Failure, tell
@@ -52,6 +54,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     log: str = "memory://"
     token_file: Path | None = None
     certificates: Certificates = Certificates()
+    until_eof: bool = False
 
     def topics(self) -> list[Topic[Keyed]]:
         """The topics that the configuration declares.
@@ -107,17 +110,17 @@ async def serve(setup: Setup) -> int:
                 for topic in topics:
                     bus.head(topic)  # used once, it is listed
                 server = Server(bus, topics, create=True, authenticate=authenticate)
-                return await _run(server, listeners, signals)
+                return await _run(server, listeners, signals, setup.until_eof)
 
 
-async def _run(server: Server, listeners: Sequence[tuple[str, Any]], signals: Any) -> int:
+async def _run(server: Server, listeners: Sequence[tuple[str, Any]], signals: Any, until_eof: bool) -> int:
     code = DONE
     async with anyio.create_task_group() as tasks:
         for _, listener in listeners:
             await tasks.start(server.serve, listener)
         for name, _ in listeners:
             print(f"listening at {name}", flush=True)
-        await anext(signals)
+        await _reason_to_stop(signals, until_eof)
         tell("eventstream serve: stopping; a second signal ends it at once")
         async with anyio.create_task_group() as stopping:
             stopping.start_soon(_drain, server, stopping.cancel_scope)
@@ -126,6 +129,20 @@ async def _run(server: Server, listeners: Sequence[tuple[str, Any]], signals: An
             code = 128 + number
         tasks.cancel_scope.cancel()
     return code
+
+
+async def _reason_to_stop(signals: Any, until_eof: bool) -> None:
+    async with anyio.create_task_group() as either:
+
+        async def watch_input() -> None:
+            while await read_some(sys.stdin.fileno()):
+                pass
+            either.cancel_scope.cancel()
+
+        if until_eof:
+            either.start_soon(watch_input)
+        await anext(signals)
+        either.cancel_scope.cancel()
 
 
 async def _drain(server: Server, scope: anyio.CancelScope) -> None:
