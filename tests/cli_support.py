@@ -100,10 +100,14 @@ class Process:
         return self.wait()
 
     def close(self) -> None:
-        """Leaves nothing behind."""
+        """Leaves nothing behind. Asks politely, because what is killed does not tell what it has covered."""
         if self.popen.poll() is None:
-            self.popen.kill()
-        self.popen.wait(PATIENCE)
+            self.send(signal.SIGINT)
+            try:
+                self.popen.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait(PATIENCE)
         self.out.all()
         self.err.all()
         for stream in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
