@@ -152,7 +152,9 @@ class _Run:
         self.note = note
         self.faults = Faults.draw(seed)
         self.script = Script.draw(seeded(f"{seed} script"))
-        self.network = Network(seed, self.faults, buffer=seeded(f"{seed} buffer").choice((200, 2000, 65_536)), trace=note)
+        self.network = Network(
+            seed, self.faults, buffer=seeded(f"{seed} buffer").choice((200, 2000, 65_536)), trace=note
+        )
         self.healed = anyio.Event()
         self.broken = False
         self.ends: list[Pipe] = []
