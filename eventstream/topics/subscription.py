@@ -255,8 +255,10 @@ class Subscription(Generic[T]):
         self._check_unread()
         iterator = self._iterator
         if iterator is None or iterator.ag_frame is None or way is not self._way:
-            iterator = self._iterator = _begin(cast("_Reading", self._read(way)))
-            self._live.want_bookmarks(self._cursor, way in _TELLING)
+            telling = way in _TELLING
+            reading = self._read(way not in (_Way.BATCHES, _Way.CHUNKS), telling)
+            iterator = self._iterator = _begin(cast("_Reading", reading))
+            self._live.want_bookmarks(self._cursor, telling)
             self._way = way
         return iterator
 
@@ -264,19 +266,18 @@ class Subscription(Generic[T]):
         if self._cursor.spot.occupied or (self._iterator is not None and self._iterator.ag_running):
             raise BusyResourceError("reading from")
 
-    async def _read(self, way: _Way) -> AsyncGenerator[Any, None]:
+    async def _read(self, one_by_one: bool, frames: bool) -> AsyncGenerator[Any, None]:
         yield None  # see `_begin`
+        # Every idle subscriber pays for each of these names.
+        step: Step
         cursor = self._cursor
-        spot = cursor.spot
-        one_by_one, frames = way not in (_Way.BATCHES, _Way.CHUNKS), way in _TELLING
         chunks = 0
         while True:
             if one_by_one:
                 for event in cursor.rest:
                     yield event
-            elif cursor.chunk and (left := cursor.take()):
-                yield left
-                del left  # a reader that waits keeps no event alive
+            elif cursor.chunk and (step := cursor.take()):
+                yield step
             try:
                 step = cursor.advance()
             except EventStreamError as error:
@@ -285,11 +286,11 @@ class Subscription(Generic[T]):
                     return
                 raise
             if step is None:
-                if frames and (bookmark := self._bookmark()):
-                    yield bookmark
+                if frames and (step := self._bookmark()):
+                    yield step
                     continue
                 chunks = 0
-                await spot
+                await cursor.spot
                 continue
             if step is not False:
                 if isinstance(step, list):
