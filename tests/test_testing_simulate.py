@@ -15,8 +15,9 @@ from typing import Any
 import anyio
 import pytest
 
+from eventstream.pipes import Pipe
 from eventstream.testing import Faults, Network, NetworkStream, run_simulated, simulate
-from eventstream.testing.scenarios import KNOWN, Scenario, find_scenario
+from eventstream.testing.scenarios import KNOWN, Scenario, find_scenario, pipes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,7 +48,12 @@ async def long(seed, note):
     while True:
         await anyio.lowlevel.checkpoint()
 
+async def crash(seed, note):
+    if seed == 3:
+        os._exit(42)
+
 broken = Scenario("broken", play)
+crashing = Scenario("crashing", crash)
 stuck = Scenario("stuck", never)
 endless = Scenario("endless", long)
 number = 3
@@ -99,7 +105,7 @@ class Test_in_this_process:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (["nothing"], "there are network, and yours as module:attribute"),
+            (["nothing"], "there are network, pipes, and yours as module:attribute"),
             (["nothing:at_all"], "No module named 'nothing'"),
             (["mine:missing"], "no attribute 'missing'"),
             (["mine:number"], "is not a Scenario: 3"),
@@ -163,6 +169,13 @@ class Test_in_processes:
         assert (done.returncode, done.stderr) == (0, "")
         assert "4 seeds" in done.stdout
 
+    def test_a_process_that_dies_is_known_by_its_seed(self, folder: Path) -> None:
+        done = run("mine:crashing", "--seeds", "6", "--jobs", "2")
+        assert done.returncode == 1
+        assert (
+            "seed 3 of mine:crashing failed on trio:\nthe process that played it died, with exit code 42" in done.stdout
+        )
+
     @pytest.mark.skipif(sys.platform == "win32", reason="there, an interrupt goes to a whole group of processes")
     @pytest.mark.parametrize("jobs", ["1", "2"])
     def test_an_interrupt_leaves_no_process_and_no_traceback(self, folder: Path, jobs: str) -> None:
@@ -189,10 +202,11 @@ class Test_scenarios:
 
     @pytest.mark.parametrize("backend", ["trio", "asyncio"])
     @pytest.mark.parametrize("seed", range(5))
-    def test_the_network_passes_and_repeats_itself(self, seed: int, backend: Any) -> None:
+    @pytest.mark.parametrize("name", sorted(KNOWN))
+    def test_they_pass_and_repeat_themselves(self, name: str, seed: int, backend: Any) -> None:
         def played() -> list[str]:
             trace: list[str] = []
-            run_simulated(find_scenario("network").play, seed, trace.append, seed=seed, backend=backend)
+            run_simulated(find_scenario(name).play, seed, trace.append, seed=seed, backend=backend)
             return trace
 
         assert played() == played()
@@ -238,6 +252,29 @@ class Test_the_network_scenario_can_fail:
 
         monkeypatch.setattr(NetworkStream, "aclose", nothing)
         assert self.seeds_that_fail("not closed", 3) == 3
+
+
+class Test_the_pipes_scenario_can_fail:
+    def test_if_bytes_are_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        receive = Pipe.receive
+
+        async def dropping(self: Pipe, max_bytes: int = 65_536) -> bytes:
+            data = await receive(self, max_bytes)
+            return data[:-1] or data
+
+        monkeypatch.setattr(Pipe, "receive", dropping)
+        with pytest.raises(Exception) as caught:
+            run_simulated(find_scenario("pipes").play, 1, lambda _: None)
+        assert "gave wrong bytes" in "".join(_leaves(caught.value))
+
+    def test_if_a_server_ends_early(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def early(self: Any, pipe: Pipe) -> None:
+            await pipe.receive(1)
+
+        monkeypatch.setattr(pipes._Ends, "serve", early)
+        with pytest.raises(Exception) as caught:
+            run_simulated(find_scenario("pipes").play, 1, lambda _: None)
+        assert _leaves(caught.value)
 
 
 def _leaves(error: BaseException) -> list[str]:
