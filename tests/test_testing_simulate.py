@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -44,7 +45,7 @@ async def never(seed, note):
     await anyio.sleep_forever()
 
 async def long(seed, note):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # at once: two processes write here
     while True:
         await anyio.lowlevel.checkpoint()
 
@@ -183,16 +184,20 @@ class Test_in_processes:
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         ) as running:
-            assert running.stdout is not None
-            players = [int(running.stdout.readline()) for _ in range(int(jobs))]
-            os.killpg(running.pid, signal.SIGINT)  # as a terminal does it
-            printed, complained = running.communicate(timeout=30)
+            try:
+                assert running.stdout is not None
+                players = [int(running.stdout.readline()) for _ in range(int(jobs))]
+                os.killpg(running.pid, signal.SIGINT)  # as a terminal does it
+                printed, complained = running.communicate(timeout=30)
+                for player in players:
+                    with pytest.raises(ProcessLookupError):
+                        os.kill(player, 0)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(running.pid, signal.SIGKILL)
         assert running.returncode == 130
         assert complained == ""
         assert "interrupted after 0 seeds" in printed
-        for player in players:
-            with pytest.raises(ProcessLookupError):
-                os.kill(player, 0)
 
 
 class Test_scenarios:

@@ -15,11 +15,13 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 __all__ = ("Outcome", "play_in_processes")
+
+PATIENCE: Final = 5.0  # seconds for a process to end by itself
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -61,7 +63,7 @@ def play_in_processes(play: Play, seeds: Iterable[int], jobs: int) -> Iterator[O
                 outcome = _outcome(connection, process, seed)
                 following = next(left, None)
                 if following is None:
-                    _end(connection, process)
+                    _dismiss(connection, process)
                 elif process.is_alive():
                     _assign(connection, process, following, busy)
                 else:
@@ -69,7 +71,8 @@ def play_in_processes(play: Play, seeds: Iterable[int], jobs: int) -> Iterator[O
                 yield outcome
     finally:
         for connection, (process, _) in busy.items():
-            _end(connection, process)
+            process.terminate()
+            _dismiss(connection, process)
 
 
 def _start(play: Play) -> tuple[Connection, BaseProcess]:
@@ -97,10 +100,12 @@ def _outcome(connection: Connection, process: BaseProcess, seed: int) -> Outcome
     return outcome
 
 
-def _end(connection: Connection, process: BaseProcess) -> None:
-    process.terminate()
-    process.join()
+def _dismiss(connection: Connection, process: BaseProcess) -> None:
+    """Ends a process that waits for a seed, or was told to end already."""
     connection.close()
+    process.join(PATIENCE)
+    process.kill()  # nothing, if it has ended; else a scenario has left threads behind
+    process.join()
 
 
 def _work(connection: Connection, play: Play) -> None:
