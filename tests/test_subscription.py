@@ -97,6 +97,25 @@ class Test_reading:
                     break
         assert seen == list(range(300))
 
+    async def test_a_burst_that_went_over_a_link_is_one_list(self, bus: EventBus) -> None:
+        """As long as it is no longer than a segment; and the position and the lag know nothing of links."""
+        subscription = bus.subscribe(numbers)
+        lengths: list[int] = []
+        seen: list[int] = []
+        for size in (100, 64, 60, 32, 64, 128, 100, 100, 150):
+            first = len(seen)
+            for number in range(first, first + size):
+                bus.publish_nowait(numbers, number)
+            async for batch in subscription.batches():
+                lengths.append(len(batch))
+                seen += [event.payload for event in batch]
+                assert subscription.position.index == len(seen)
+                assert subscription.lag == first + size - len(seen)
+                if len(seen) == first + size:
+                    break
+        assert seen == list(range(798))
+        assert lengths == [100, 64, 60, 32, 64, 128, 100, 100, 120, 30]
+
     async def test_all_ways_of_reading_can_be_mixed(self, bus: EventBus) -> None:
         subscription = bus.subscribe(numbers)
         for number in range(400):
@@ -116,6 +135,23 @@ class Test_reading:
                 break
         seen += drain(subscription)
         assert seen == list(range(400))
+
+    async def test_the_position_follows_from_one_way_to_the_next(self, bus: EventBus) -> None:
+        subscription = bus.subscribe(numbers)
+        end = 0
+        for one_by_one in (3, 2, 0):  # of three: all, some, none
+            for number in range(3):
+                bus.publish_nowait(numbers, number)
+            for index in range(end + 1, end + one_by_one + 1):
+                subscription.receive_nowait()
+                assert subscription.position.index == index
+            end += 3
+            if one_by_one == 3:
+                bus.publish_nowait(numbers, 3)
+                end += 1
+            async for batch in subscription.batches():
+                assert (batch[-1].index, subscription.position.index, subscription.lag) == (end, end, 0)
+                break
 
     async def test_receive_nowait_says_when_there_is_nothing(self, bus: EventBus) -> None:
         subscription = bus.subscribe(numbers)

@@ -16,9 +16,8 @@ from typing import Any
 import anyio
 import pytest
 
-from eventstream.pipes import Pipe
 from eventstream.testing import Faults, Network, NetworkStream, run_simulated, simulate
-from eventstream.testing.scenarios import KNOWN, Scenario, find_scenario, pipes
+from eventstream.testing.scenarios import KNOWN, Scenario, find_scenario
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -257,29 +256,6 @@ class Test_the_network_scenario_can_fail:
 
         monkeypatch.setattr(NetworkStream, "aclose", nothing)
         assert self.seeds_that_fail("not closed", 3) == 3
-
-
-class Test_the_pipes_scenario_can_fail:
-    def test_if_bytes_are_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        receive = Pipe.receive
-
-        async def dropping(self: Pipe, max_bytes: int = 65_536) -> bytes:
-            data = await receive(self, max_bytes)
-            return data[:-1] or data
-
-        monkeypatch.setattr(Pipe, "receive", dropping)
-        with pytest.raises(Exception) as caught:
-            run_simulated(find_scenario("pipes").play, 1, lambda _: None)
-        assert "gave wrong bytes" in "".join(_leaves(caught.value))
-
-    def test_if_a_server_ends_early(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def early(self: Any, pipe: Pipe) -> None:
-            await pipe.receive(1)
-
-        monkeypatch.setattr(pipes._Ends, "serve", early)
-        with pytest.raises(Exception) as caught:
-            run_simulated(find_scenario("pipes").play, 1, lambda _: None)
-        assert _leaves(caught.value)
 
 
 def _leaves(error: BaseException) -> list[str]:

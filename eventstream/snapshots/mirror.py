@@ -7,7 +7,7 @@ age tells how old it is. Written by the mirror's own task alone; read by the vie
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from random import Random
 from typing import Final, Generic, Protocol, TypeVar
@@ -68,7 +68,9 @@ class Mirror(Generic[T]):
         scope: Cancel it to end the mirror.
     """
 
-    def __init__(self, topic: str, subscribe: Subscribe[T], head: Callable[[], Position], random: Random) -> None:
+    def __init__(
+        self, topic: str, subscribe: Subscribe[T], head: Callable[[], Awaitable[Position]], random: Random
+    ) -> None:
         self.topic = topic
         self.users = 0
         self.current: dict[str, T] = {}
@@ -210,7 +212,8 @@ class Mirror(Generic[T]):
             await self._moved.wait()
         while self._left is None:
             with suppress(PositionLost):  # refreshed meanwhile: there is another head
-                return await self.reached(self._head(), check)
+                await self.reached(await self._head(), check)
+                return
 
     async def reached(self, position: Position, check: Callable[[], object]) -> None:
         """Waits until `current` has what was published at a position, or for `check` to raise."""
@@ -219,14 +222,15 @@ class Mirror(Generic[T]):
             mine = self.position
             if mine is not None and mine.epoch == position.epoch and mine.index >= position.index:
                 return
-            head = self._head()
+            moved = self._moved  # before the question, as asking another process takes time
+            head = await self._head()
             if position.epoch != head.epoch or position.index > head.index:
                 raise PositionLost(self.topic, position, head.epoch, 0, head.index)
             if self._subscription is not None:
                 self._subscription.request_bookmark()  # it may stand there with no event of its own to tell it by
             self._waiting += 1
             try:
-                await self._moved.wait()
+                await moved.wait()
             finally:
                 self._waiting -= 1
 

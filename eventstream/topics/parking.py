@@ -136,7 +136,13 @@ class Waker(ABC):
             lot = pending.popleft()
             lot.scheduled = False  # a publish that comes after this asks for another turn
             spots, lot.parked = lot.parked, {}
-            self._step_all(lot, spots)
+            try:
+                self._step_all(lot, spots)
+            except BaseException:  # see `_step_all`: the lots behind this one are noted already, so nobody asks again
+                if pending and not self._scheduled:
+                    self._scheduled = True
+                    self.call_soon(self._callback)
+                raise
 
     @abstractmethod
     def _step_all(self, lot: Lot, spots: dict[Any, None]) -> None:
@@ -196,7 +202,10 @@ class _AsyncioWaker(Waker):
 class _AsyncioSpot(Spot):
     """A future-like object that is used again for each wait of one reader."""
 
-    __slots__ = ("_asyncio_future_blocking", "_loop", "_once", "_parked_in", "_waiter", "_waker", "callback", "context", "result")
+    __slots__ = (
+        "_asyncio_future_blocking", "_loop", "_once", "_parked_in", "_waiter", "_waker", "callback", "context",
+        "result",
+    )  # fmt: skip
 
     context: Context
 
@@ -248,7 +257,7 @@ class _AsyncioSpot(Spot):
                 self.wake()
 
     def done(self) -> bool:
-        return self.callback is None
+        return self.callback is None or (self._parked_in is not None and self._parked_in.scheduled)
 
     def _raise(self, cancelled: CancelledError) -> None:
         self.result = NoneType
@@ -312,7 +321,7 @@ class _TrioSpot(Spot):
             lot.parked[self] = None
             if self._waker.foreign and self._waiter.ready():
                 self.wake()
-        return wait_task_rescheduled(self._abort).__await__()
+        return wait_task_rescheduled(self._abort).__await__()  # noqa: ASYNC105  # by whom this is awaited
 
     def _abort(self, _: RaiseCancelT) -> Abort:
         from trio.lowlevel import Abort

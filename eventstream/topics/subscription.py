@@ -1,9 +1,9 @@
 """A subscription: one reader's cursor with the async ways of reading it.
 
-All ways share one kind of async generator, which the subscription owns. It hands out events in the very coroutine that waits
-for them, which is as fast as Python can, and it is used again by the next `async for` after a `break`. What a reader
-knows stands in the cursor, never in the generator: cancelling a read loses nothing, ways of reading can be mixed, and a
-generator that is left behind needs no closing.
+All ways share one kind of async generator, which the subscription owns. It hands out events in the very coroutine that
+waits for them, which is as fast as Python can, and it is used again by the next `async for` after a `break`. What a
+reader knows stands in the cursor, never in the generator: cancelling a read loses nothing, ways of reading can be
+mixed, and a generator that is left behind needs no closing.
 """
 
 from __future__ import annotations
@@ -78,13 +78,18 @@ class _Way(Enum):
     EVENTS = 1
     BATCHES = 2
     FRAMES = 3
+    CHUNKS = 4
+
+
+_TELLING: Final = (_Way.FRAMES, _Way.CHUNKS)  # ways of reading that tell of marks
 
 
 class Subscription(Generic[T]):
     """A reader of one topic. Made by `bus.subscribe(...)`; use it with `async with`.
 
     Everything after its position comes in order, once, or it is told explicitly that it must start again. One task
-    reads at a time: another gets an error while one waits. Publishers never wait for it: past `max_lag` events behind, it starts again from a snapshot.
+    reads at a time: another gets an error while one waits. Publishers never wait for it: past `max_lag` events behind,
+    it starts again from a snapshot.
 
     `async for event in subscription` gives events alone and ends when you close the subscription. It waits when
     there are none, and lets other tasks run after every thousand events that needed no waiting. Cancelling it
@@ -113,12 +118,13 @@ class Subscription(Generic[T]):
         after: Position | Earliest | None = None,
         principal: Hashable | None = None,
         authorize: Callable[[Event[T]], bool] | None = None,
+        select: Select | None = None,
     ) -> None:
         self._live = live
         self._prefix = prefix
         self._iterator: _Reading | None = None
         self._way = _Way.EVENTS
-        select = _selection(prefix, authorize)
+        select = select or _selection(prefix, authorize)
         cursor = self._cursor = Cursor(
             opening, waker, live.disposal, bound=live.topic.max_lag, key=key, select=select, principal=principal
         )
@@ -145,6 +151,10 @@ class Subscription(Generic[T]):
         then. A reset in mid-stream is a `SnapshotStart` with its reason, not an exception.
         """
         return self._read_by(_Way.FRAMES)
+
+    def chunks(self) -> AsyncIterator[list[Event[T]] | Mark]:
+        """As `frames()`, with the events in lists as `batches()` gives them: for those who pass everything on."""
+        return self._read_by(_Way.CHUNKS)
 
     async def receive(self) -> Event[T]:
         """Waits for the next event. Always a checkpoint. Cancelling it loses nothing.
@@ -173,7 +183,9 @@ class Subscription(Generic[T]):
             step = self._advance()
             if step is None:
                 raise WouldBlock
-            if not isinstance(step, bool):
+            if isinstance(step, list):
+                cursor.chunk, cursor.rest = step, iter(step)
+            elif step is not False:
                 self._tell(step)
 
     # Standing.
@@ -244,7 +256,7 @@ class Subscription(Generic[T]):
         iterator = self._iterator
         if iterator is None or iterator.ag_frame is None or way is not self._way:
             iterator = self._iterator = _begin(cast("_Reading", self._read(way)))
-            self._live.want_bookmarks(self._cursor, way is _Way.FRAMES)
+            self._live.want_bookmarks(self._cursor, way in _TELLING)
             self._way = way
         return iterator
 
@@ -256,14 +268,15 @@ class Subscription(Generic[T]):
         yield None  # see `_begin`
         cursor = self._cursor
         spot = cursor.spot
-        one_by_one, frames = way is not _Way.BATCHES, way is _Way.FRAMES
+        one_by_one, frames = way not in (_Way.BATCHES, _Way.CHUNKS), way in _TELLING
         chunks = 0
         while True:
             if one_by_one:
                 for event in cursor.rest:
                     yield event
-            elif cursor.chunk and (chunk := cursor.take()):
-                yield chunk
+            elif cursor.chunk and (left := cursor.take()):
+                yield left
+                del left  # a reader that waits keeps no event alive
             try:
                 step = cursor.advance()
             except EventStreamError as error:
@@ -278,15 +291,21 @@ class Subscription(Generic[T]):
                 chunks = 0
                 await spot
                 continue
-            if not isinstance(step, bool):
-                if frames:
+            if step is not False:
+                if isinstance(step, list):
+                    if one_by_one:
+                        cursor.chunk, cursor.rest = step, iter(step)
+                    else:
+                        yield step
+                elif frames:
                     yield step
                 else:
                     self._tell(step)
-            chunks += 1
-            if chunks >= CHUNKS or step is False:
-                chunks = 0
-                await checkpoint()
+                chunks += 1
+                if chunks < CHUNKS:
+                    continue
+            chunks = 0
+            await checkpoint()
 
     def _advance(self) -> Step:
         try:

@@ -1,0 +1,366 @@
+"""One client on the server: its greeting, its topics, its subscriptions and publishes. Lives as long as its pipe.
+
+The receiving task does what a message asks for, in the order in which messages come; so a client that subscribes and
+then publishes gets its own event. Each subscription is fed by a task of its own, and one task sends what all of them
+say.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import Hashable
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from anyio import ClosedResourceError, EndOfStream, Event, create_task_group, fail_after, move_on_after, sleep
+from anyio.abc import TaskGroup
+from anyio.streams.tls import TLSAttribute
+
+from ..bus import EventBus
+from ..codec import TopicCodec
+from ..errors import BadFrame, EventStreamError, LimitReached, NotAuthorized, PipeBroken
+from ..events import EARLIEST, Earliest, Position, Topic
+from ..pipes import Pipe
+from .access import Action, Authenticate, Authorize, Credentials, Grant, ServerLimits
+from .faults import to_fault
+from .feeding import Feeding
+from .messages import (
+    VERSION,
+    Bookmarked,
+    Credit,
+    Done,
+    Ended,
+    Failed,
+    Fault,
+    Goodbye,
+    Greeting,
+    Head,
+    ListTopics,
+    Message,
+    MessageDecoder,
+    OpenTopic,
+    Publish,
+    Refresh,
+    Subscribe,
+    TopicList,
+    Unsubscribe,
+    Welcome,
+    encode,
+)
+from .outgoing import Outgoing
+from .sharing import SharedEvents
+
+__all__ = ("Connection", "House", "Shelf")
+
+LINGER: Final = 2.0  # seconds in which the last words may reach the client
+logger: Final = logging.getLogger("eventstream.remote")
+
+
+class Shelf:
+    """What a server keeps of one topic for all its connections."""
+
+    def __init__(self, topic: Topic[Any]) -> None:
+        self.topic = topic
+        self.codec: TopicCodec[Any] = TopicCodec(topic)
+        self.shared = SharedEvents(self.codec)
+
+
+class House(Protocol):
+    """What a connection needs of its server."""
+
+    @property
+    def bus(self) -> EventBus:
+        """Which is served."""
+        ...
+
+    @property
+    def limits(self) -> ServerLimits:
+        """What one client gets."""
+        ...
+
+    @property
+    def authenticate(self) -> Authenticate | None:
+        """Who clients are."""
+        ...
+
+    @property
+    def authorize(self) -> Authorize | None:
+        """What they may do."""
+        ...
+
+    def shelf(self, declared: OpenTopic, may_create: bool) -> Shelf:
+        """The topic that a client means.
+
+        Raises:
+            UnknownTopic, TopicConflict, LimitReached: if there is none that fits.
+        """
+        ...
+
+
+class Connection:
+    """Serves one client."""
+
+    def __init__(self, house: House, pipe: Pipe) -> None:
+        self.principal: Hashable = None
+        self._house = house
+        self._pipe = pipe
+        self._outgoing = Outgoing(pipe)
+        self._decoder = MessageDecoder(house.limits.message_bytes)
+        self._topics: dict[int, Shelf | EventStreamError] = {}
+        self._feedings: dict[int, Feeding] = {}
+        self._all_sent = Event()
+        self._tasks: TaskGroup
+
+    async def run(self) -> None:
+        """Until the client leaves, breaks the rules, or its grant ends."""
+        async with create_task_group() as self._tasks:
+            self._tasks.start_soon(self._send)
+            try:
+                messages, grant = await self._greet()
+                if grant.expires is not None:
+                    self._tasks.start_soon(self._expire, grant.expires)
+                await self._receive(messages)
+            except (PipeBroken, ClosedResourceError) as error:
+                logger.debug("a client's pipe has ended: %r", error)
+            except EventStreamError as error:
+                await self._dismiss(error)
+            self._tasks.cancel_scope.cancel()
+
+    async def _send(self) -> None:
+        try:
+            await self._outgoing.run()
+        except (PipeBroken, ClosedResourceError) as error:
+            logger.debug("a client's pipe has ended: %r", error)
+            self._tasks.cancel_scope.cancel()
+        self._all_sent.set()
+
+    def leave(self) -> None:
+        """The server stops: tells the client to come again, there or elsewhere."""
+        self._outgoing.say(encode(Goodbye(None)))
+
+    def expel(self, error: EventStreamError) -> None:
+        """Ends the connection, and tells the client why."""
+        self._outgoing.say(encode(Goodbye(to_fault(error))))
+        for feeding in list(self._feedings.values()):
+            feeding.close()
+        self._tasks.start_soon(self._end)
+
+    async def _end(self) -> None:
+        await self._flush()
+        self._tasks.cancel_scope.cancel()
+
+    async def _dismiss(self, error: EventStreamError) -> None:
+        """The last words of a connection that cannot go on."""
+        self._outgoing.say(encode(Goodbye(to_fault(error))))
+        await self._flush()
+
+    async def _flush(self) -> None:
+        """Lets what was said reach the client, if it is there."""
+        self._outgoing.close()
+        with move_on_after(LINGER):
+            await self._all_sent.wait()
+            with suppress(PipeBroken, ClosedResourceError):  # it left before it was told
+                await self._pipe.drain()
+
+    async def _expire(self, expires: float) -> None:
+        await sleep(max(0.0, expires - time.time()))
+        self.expel(NotAuthorized(self.principal, "stay: its grant has expired"))
+
+    # Greeting.
+
+    async def _greet(self) -> tuple[list[Message], Grant]:
+        """Knows the client, or raises why it is refused; returns messages that came along."""
+        try:
+            with fail_after(self._house.limits.greeting_seconds):
+                messages: list[Message] = []
+                while not messages:
+                    messages += self._decoder.feed(await self._pipe.receive())
+        except TimeoutError:
+            raise BadFrame("no greeting came in time") from None
+        greeting = messages.pop(0)
+        if not isinstance(greeting, Greeting):
+            raise BadFrame(f"{type(greeting).__name__} before the greeting")
+        if greeting.version != VERSION:
+            raise BadFrame(f"version {greeting.version} of the bus's protocol; this server speaks {VERSION}")
+        grant = await self._known(greeting)
+        self.principal = grant.principal
+        self._outgoing.say(encode(Welcome(VERSION, self._house.limits.message_bytes)))
+        return messages, grant
+
+    async def _known(self, greeting: Greeting) -> Grant:
+        authenticate = self._house.authenticate
+        if authenticate is None:
+            return Grant(None)
+        certificate = self._pipe.extra(TLSAttribute.peer_certificate, None)  # noqa: S610  anyio's, not Django's
+        answer = authenticate(Credentials(greeting.token, certificate))
+        grant = await answer if inspect.isawaitable(answer) else answer
+        if grant is None or (grant.expires is not None and grant.expires <= time.time()):
+            raise NotAuthorized(None, "connect")
+        return grant
+
+    def _check(self, action: Action, topic: str, key: str | None) -> None:
+        authorize = self._house.authorize
+        if authorize is not None and not authorize(self.principal, action, topic, key):
+            raise NotAuthorized(self.principal, f"{action} {topic}" if key is None else f"{action} {topic}/{key}")
+
+    # Doing.
+
+    async def _receive(self, messages: list[Message]) -> None:
+        while True:
+            for message in messages:
+                await self._do(message)
+            await self._outgoing.flush()
+            await self._outgoing.wait_for_room()
+            try:
+                chunk = await self._pipe.receive()
+            except EndOfStream:
+                return
+            messages = list(self._decoder.feed(chunk))
+
+    async def _do(self, message: Message) -> None:
+        match message:
+            case Publish():
+                await self._answer(message.request, self._publish(message))
+            case Credit():
+                if feeding := self._feedings.get(message.subscription):
+                    feeding.grant(message.size)
+            case Subscribe():
+                self._subscribe(message)
+            case Unsubscribe():
+                if feeding := self._feedings.get(message.subscription):
+                    feeding.close()
+            case Bookmarked():
+                if feeding := self._feedings.get(message.subscription):
+                    feeding.bookmark()
+            case OpenTopic():
+                self._open(message)
+            case Refresh() | Head():
+                await self._answer(message.request, self._look(message))
+            case ListTopics():
+                self._list(message)
+            case _:
+                raise BadFrame(f"{type(message).__name__} from a client")
+
+    async def _answer(self, request: int, work: Any) -> None:
+        """Tells the client how its request went. Whatever else goes wrong is ours, and stays in our log."""
+        try:
+            position = await work
+        except EventStreamError as error:
+            self._outgoing.say(encode(Failed(request, to_fault(error))))
+        except Exception:
+            logger.exception("a client's request failed")
+            fault = Fault("EventStreamError", {"text": "the server failed: see its log"})
+            self._outgoing.say(encode(Failed(request, fault)))
+        else:
+            self._outgoing.say(encode(Done(request, position.epoch, position.index)))
+
+    def _open(self, message: OpenTopic) -> None:
+        if len(self._topics) >= self._house.limits.topics and message.topic not in self._topics:
+            raise LimitReached("topics", self._house.limits.topics)
+        try:
+            authorize = self._house.authorize
+            may_create = authorize is None or authorize(self.principal, "create", message.name, None)
+            self._topics[message.topic] = self._house.shelf(message, may_create)
+        except EventStreamError as error:
+            self._topics[message.topic] = error  # told to whoever uses it: opening has no answer of its own
+
+    def _shelf(self, number: int) -> Shelf:
+        shelf = self._topics.get(number)
+        if shelf is None:
+            raise BadFrame(f"topic {number} was not opened")
+        if isinstance(shelf, EventStreamError):
+            raise shelf.with_traceback(None)
+        return shelf
+
+    def _subscribe(self, message: Subscribe) -> None:
+        number = message.subscription
+        try:
+            feeding = self._feeding(message)
+        except (EventStreamError, ValueError) as error:
+            known = error if isinstance(error, EventStreamError) else EventStreamError(str(error))
+            self._outgoing.say(encode(Ended(number, to_fault(known))))
+            return
+        self._feedings[number] = feeding
+        self._tasks.start_soon(self._feed, number, feeding)
+
+    def _feeding(self, message: Subscribe) -> Feeding:
+        shelf = self._shelf(message.topic)
+        if len(self._feedings) >= self._house.limits.subscriptions:
+            raise LimitReached("subscriptions", self._house.limits.subscriptions)
+        if message.subscription in self._feedings:
+            raise BadFrame(f"subscription {message.subscription} is open already")
+        self._check("subscribe", shelf.topic.name, message.key)
+        subscription = self._house.bus.subscribe(
+            shelf.topic,
+            key=message.key,
+            prefix=message.prefix,
+            after=_after(message.after),
+            principal=self.principal,
+        )
+        return Feeding(
+            message.subscription,
+            subscription,
+            shelf.shared,
+            (message.key, message.prefix),
+            message.credit,
+            self._outgoing,
+        )
+
+    async def _feed(self, number: int, feeding: Feeding) -> None:
+        try:
+            await feeding.run()
+        finally:
+            del self._feedings[number]
+
+    async def _publish(self, message: Publish) -> Position:
+        shelf = self._shelf(message.topic)
+        topic, codec, bus = shelf.topic, shelf.codec, self._house.bus
+        terms: dict[str, Any] = {"id": message.id, "headers": message.headers, "index": message.index}
+        if message.form == "delete":
+            [(key, _)] = message.entries
+            self._check("delete", topic.name, key)
+            return await bus.delete(topic, key or "", expect=message.expect, **terms)
+        payloads = []
+        for key, raw in message.entries:
+            payload = codec.decode_payload(key or "", raw)
+            self._check("publish", topic.name, topic.key_for(payload, None if topic.key is not None else key))
+            payloads.append(payload)
+        given = None if topic.key is not None or not message.entries else message.entries[0][0]
+        if message.form == "one":
+            [payload] = payloads
+            if bus.can_nowait:  # without a turn of the loop for each, a chunk of publishes is answered in one piece
+                return bus.publish_nowait(topic, payload, key=given, expect=message.expect, **terms)
+            return await bus.publish(topic, payload, key=given, expect=message.expect, **terms)
+        return await bus.publish_many(topic, payloads, key=given, **terms)
+
+    async def _look(self, message: Refresh | Head) -> Position:
+        topic = self._shelf(message.topic).topic
+        if isinstance(message, Refresh):
+            self._check("refresh", topic.name, None)
+            return await self._house.bus.refresh(topic)
+        self._check("subscribe", topic.name, None)
+        return self._house.bus.head(topic)
+
+    def _list(self, message: ListTopics) -> None:
+        topics = {}
+        for name, numbers in self._house.bus.statistics().topics.items():
+            authorize = self._house.authorize
+            if authorize is None or authorize(self.principal, "list", name, None):
+                topics[name] = {
+                    "epoch": numbers.head.epoch,
+                    "head": numbers.head.index,
+                    "floor": numbers.floor,
+                    "retained": numbers.retained,
+                    "subscribers": numbers.subscribers,
+                    "lag": numbers.lag,
+                    "lagged": numbers.lagged,
+                }
+        self._outgoing.say(encode(TopicList(message.request, topics)))
+
+
+def _after(text: str | None) -> Position | Earliest | None:
+    if text is None:
+        return None
+    return EARLIEST if text == "earliest" else Position.parse(text)

@@ -1,0 +1,283 @@
+"""What a client and a server say to each other over a pipe, as bytes and back.
+
+    length of the rest (4 bytes, big-endian) | kind (1 byte) | body
+
+A body is a MessagePack array of the message's fields, which may grow at its end: who does not know a later field passes
+over it. `Events` is the one that counts, so its body is plain: the subscription's number (4 bytes), then the list of
+events as `codec` makes it, whose bytes are shared by all who get them.
+
+Numbers of topics, subscriptions and requests are the client's own; they mean something within one pipe. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from ..errors import BadFrame
+
+__all__ = (
+    "MAX_MESSAGE",
+    "VERSION",
+    "Bookmarked",
+    "Credit",
+    "Done",
+    "Ended",
+    "Events",
+    "Failed",
+    "Fault",
+    "Goodbye",
+    "Greeting",
+    "Head",
+    "ListTopics",
+    "Mark",
+    "Message",
+    "MessageDecoder",
+    "OpenTopic",
+    "Publish",
+    "Refresh",
+    "Subscribe",
+    "TopicList",
+    "Unsubscribe",
+    "Welcome",
+    "encode",
+    "events_head",
+)
+
+VERSION: Final = 1
+MAX_MESSAGE: Final = 16 * 1024 * 1024  # bytes: the largest message that either side takes by default
+
+
+class Fault(msgspec.Struct, array_like=True, frozen=True):
+    """An error that crosses the network: its class and what it knows."""
+
+    name: str
+    fields: dict[str, Any] = {}
+
+
+class Greeting(msgspec.Struct, array_like=True, frozen=True):
+    """The client's first message."""
+
+    version: int
+    token: str | None = None
+
+
+class Welcome(msgspec.Struct, array_like=True, frozen=True):
+    """The server's answer to a greeting that it accepts."""
+
+    version: int
+    max_message: int
+
+
+class OpenTopic(msgspec.Struct, array_like=True, frozen=True):
+    """From now on `topic` stands for the topic of this name, which the client has declared so."""
+
+    topic: int
+    name: str
+    compacted: bool
+    retain: int
+    max_lag: int
+
+
+class Subscribe(msgspec.Struct, array_like=True, frozen=True):
+    """Opens a subscription. `after` is a position's text, "earliest", or None."""
+
+    subscription: int
+    topic: int
+    key: str | None
+    prefix: str | None
+    after: str | None
+    credit: int
+
+
+class Credit(msgspec.Struct, array_like=True, frozen=True):
+    """So many more bytes of events may be sent."""
+
+    subscription: int
+    size: int
+
+
+class Bookmarked(msgspec.Struct, array_like=True, frozen=True):
+    """Asks for a bookmark as soon as all else was sent."""
+
+    subscription: int
+
+
+class Unsubscribe(msgspec.Struct, array_like=True, frozen=True):
+    """Ends a subscription."""
+
+    subscription: int
+
+
+class Publish(msgspec.Struct, array_like=True, frozen=True):
+    """Publishes entries as one batch; a nil payload in `delete` form is a tombstone."""
+
+    request: int
+    topic: int
+    entries: list[tuple[str | None, msgspec.Raw]]
+    id: str
+    expect: int | None = None
+    index: int | None = None
+    headers: dict[str, str] | None = None
+    form: Literal["one", "many", "delete"] = "one"
+
+
+class Refresh(msgspec.Struct, array_like=True, frozen=True):
+    """Begins a new epoch of a topic."""
+
+    request: int
+    topic: int
+
+
+class Head(msgspec.Struct, array_like=True, frozen=True):
+    """Asks for the position of a topic's newest event."""
+
+    request: int
+    topic: int
+
+
+class ListTopics(msgspec.Struct, array_like=True, frozen=True):
+    """Asks which topics there are."""
+
+    request: int
+
+
+class Events(msgspec.Struct, frozen=True):
+    """Events of one subscription, in order; `data` is a list as `codec` makes it."""
+
+    subscription: int
+    data: bytes
+
+
+class Mark(msgspec.Struct, array_like=True, frozen=True):
+    """A frame that is no event: `kind` is resumed, start, end or bookmark; `reason` belongs to start."""
+
+    subscription: int
+    kind: Literal["resumed", "start", "end", "bookmark"]
+    epoch: str
+    index: int
+    reason: Literal["new", "expired", "epoch", "lagged", "refreshed"] = "new"
+
+
+class Ended(msgspec.Struct, array_like=True, frozen=True):
+    """A subscription has ended."""
+
+    subscription: int
+    fault: Fault
+
+
+class Done(msgspec.Struct, array_like=True, frozen=True):
+    """A request has succeeded, at this position."""
+
+    request: int
+    epoch: str
+    index: int
+
+
+class Failed(msgspec.Struct, array_like=True, frozen=True):
+    """A request has failed."""
+
+    request: int
+    fault: Fault
+
+
+class TopicList(msgspec.Struct, array_like=True, frozen=True):
+    """Answers `ListTopics`: for each topic its name and numbers, see `TopicStatistics`."""
+
+    request: int
+    topics: dict[str, dict[str, Any]]
+
+
+class Goodbye(msgspec.Struct, array_like=True, frozen=True):
+    """The server ends the connection, and why; None: it stops, come again."""
+
+    fault: Fault | None = None
+
+
+Message: TypeAlias = (
+    Greeting | Welcome | OpenTopic | Subscribe | Credit | Bookmarked | Unsubscribe | Publish | Refresh | Head
+    | ListTopics | Events | Mark | Ended | Done | Failed | TopicList | Goodbye
+)  # fmt: skip
+
+_TYPES: Final[tuple[type[Any], ...]] = (
+    Greeting, Welcome, OpenTopic, Subscribe, Credit, Bookmarked, Unsubscribe, Publish, Refresh, Head,
+    ListTopics, Mark, Ended, Done, Failed, TopicList, Goodbye,
+)  # fmt: skip
+EVENTS: Final = 100
+_KINDS: Final[dict[type[Any], int]] = {kind: number for number, kind in enumerate(_TYPES, 1)}
+_DECODERS: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
+    number: msgspec.msgpack.Decoder(kind) for kind, number in _KINDS.items()
+}
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+def encode(message: Message) -> bytes:
+    """A message as bytes."""
+    if isinstance(message, Events):
+        return events_head(message.subscription, len(message.data)) + message.data
+    body = _encoder.encode(message)
+    return (len(body) + 1).to_bytes(4, "big") + _KINDS[type(message)].to_bytes(1, "big") + body
+
+
+def events_head(subscription: int, size: int) -> bytes:
+    """What stands before `size` bytes of events, which are shared and not copied here."""
+    return (size + 5).to_bytes(4, "big") + b"\x64" + subscription.to_bytes(4, "big")
+
+
+class MessageDecoder:
+    """Splits a pipe's bytes into messages. What it keeps back is shorter than one message.
+
+    Args:
+        most: Bytes of the longest message that is accepted.
+    """
+
+    def __init__(self, most: int = MAX_MESSAGE) -> None:
+        self._most = most
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._wanted = 5
+
+    def feed(self, chunk: bytes) -> Iterator[Message]:
+        """The messages that `chunk` completes.
+
+        Raises:
+            BadFrame: if the bytes are no messages, or a message is too long. The decoder is done for.
+        """
+        self._parts.append(chunk)
+        self._size += len(chunk)
+        if self._size < self._wanted:
+            return  # a long message comes in many chunks: they are joined once
+        data = b"".join(self._parts) if len(self._parts) > 1 else chunk
+        at = 0
+        while len(data) - at >= 5:
+            end = at + 4 + self._length(data, at)
+            if end > len(data):
+                break
+            yield _decode(data[at + 4], data[at + 5 : end])
+            at = end
+        rest = data[at:]
+        self._parts, self._size = [rest] if rest else [], len(rest)
+        self._wanted = 4 + self._length(rest, 0) if len(rest) >= 5 else 5
+
+    def _length(self, data: bytes, at: int) -> int:
+        length = int.from_bytes(data[at : at + 4], "big")
+        if not 1 <= length <= self._most:
+            raise BadFrame(f"a message of {length} bytes, at most {self._most} are accepted")
+        return length
+
+
+def _decode(kind: int, body: bytes) -> Message:
+    if kind == EVENTS:
+        if len(body) < 5:
+            raise BadFrame("events without a subscription")
+        return Events(int.from_bytes(body[:4], "big"), body[4:])
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        raise BadFrame(f"no message is of kind {kind}")
+    try:
+        message: Message = decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadFrame(f"message of kind {kind}: {error}") from error
+    return message

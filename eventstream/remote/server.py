@@ -1,0 +1,142 @@
+"""Serves a bus to other processes: pipes below, one `Connection` for each client above."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from random import Random
+from typing import Any
+
+import msgspec
+from anyio import TASK_STATUS_IGNORED, move_on_after
+from anyio.abc import ByteStream, Listener, TaskStatus
+
+from ..bus import EventBus
+from ..codec import Keyed
+from ..errors import LimitReached, NotAuthorized, TopicConflict, UnknownTopic
+from ..events import Topic
+from ..pipes import Pipe, PipeLimits, PipeServer, PipeServerStatistics
+from .access import Authenticate, Authorize, ServerLimits
+from .connection import Connection, Shelf
+from .messages import OpenTopic
+
+__all__ = ("Server", "ServerStatistics")
+
+
+class ServerStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A server at one moment.
+
+    Attributes:
+        connections: Clients, with and without a link.
+        encoded: Events that were turned into bytes so far; each once, however many clients got it.
+        pipes: The pipes below.
+    """
+
+    connections: int
+    encoded: int
+    pipes: PipeServerStatistics
+
+
+class Server:
+    """Serves a running bus over any anyio listeners: TCP, TLS, Unix sockets.
+
+        async with EventBus() as bus:
+            await Server(bus, [prices]).serve(await anyio.create_tcp_listener(local_port=4000))
+
+    It belongs to the event loop of the bus. It encodes each event once, whatever the number of its readers, and never
+    lets a slow client hold up another, or a publisher.
+
+    Args:
+        bus: The bus; it must be running while `serve` does.
+        topics: The topics that clients may use, with their types: what a client publishes is validated by them.
+        create: Whether clients may use other topics too, whose payloads pass through as they are.
+        authenticate: Says who a client is, from its token or certificate; without it everybody is welcome.
+        authorize: Says what it may do; without it everything.
+        limits: What one client gets.
+        grace: Seconds for which a client that lost its connection is kept: within them nothing is even resumed.
+        pipe_limits: What strangers can make the server hold.
+        random: For the epoch of the pipes; the system's by default.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        topics: Iterable[Topic[Any]] = (),
+        *,
+        create: bool = False,
+        authenticate: Authenticate | None = None,
+        authorize: Authorize | None = None,
+        limits: ServerLimits | None = None,
+        grace: float = 60.0,
+        pipe_limits: PipeLimits | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self.bus = bus
+        self.limits = limits or ServerLimits()
+        self.authenticate = authenticate
+        self.authorize = authorize
+        self._create = create
+        self._created = 0
+        self._shelves: dict[str, Shelf] = {topic.name: Shelf(topic) for topic in topics}
+        self._connections: set[Connection] = set()
+        self._pipes = PipeServer(self._connected, grace=grace, limits=pipe_limits, random=random)
+
+    async def serve(
+        self, listener: Listener[ByteStream], *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
+    ) -> None:
+        """Serves clients on `listener` until it is cancelled or `aclose` is called. May run for several at once."""
+        await self._pipes.serve(listener, task_status=task_status)
+
+    async def aclose(self, *, linger: float = 5.0) -> None:
+        """Stops politely: tells the clients, sends what is owed, and ends all `serve` calls.
+
+        Args:
+            linger: Seconds that this may take.
+        """
+        for connection in list(self._connections):
+            connection.leave()
+        with move_on_after(linger):
+            await self._pipes.aclose()
+
+    def revoke(self, principal: Hashable) -> int:
+        """Closes the principal's connections, with all their subscriptions, at once. Returns how many there were."""
+        found = [connection for connection in self._connections if connection.principal == principal]
+        for connection in found:
+            connection.expel(NotAuthorized(principal))
+        return len(found)
+
+    def statistics(self) -> ServerStatistics:
+        """How it stands. Never waits."""
+        return ServerStatistics(
+            connections=len(self._connections),
+            encoded=sum(shelf.shared.encoded for shelf in self._shelves.values()),
+            pipes=self._pipes.statistics(),
+        )
+
+    def shelf(self, declared: OpenTopic, may_create: bool) -> Shelf:
+        """The topic that a client means. (For its connections only.)"""
+        shelf = self._shelves.get(declared.name)
+        if shelf is None:
+            if not (self._create and may_create):
+                raise UnknownTopic(declared.name)
+            if self._created >= self.limits.created_topics:
+                raise LimitReached("created_topics", self.limits.created_topics)
+            self._created += 1
+            shelf = self._shelves[declared.name] = Shelf(_as_declared(declared))
+        elif shelf.topic.compacted != declared.compacted:
+            raise TopicConflict(declared.name, "compacted")
+        return shelf
+
+    async def _connected(self, pipe: Pipe) -> None:
+        connection = Connection(self, pipe)
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+
+
+def _as_declared(message: OpenTopic) -> Topic[Keyed]:
+    """A topic that this process knows only by what a client says of it."""
+    return Topic(
+        message.name, Keyed, key="key", compacted=message.compacted, retain=message.retain, max_lag=message.max_lag
+    )

@@ -1,0 +1,79 @@
+"""The bytes of a topic's events, made once for all connections that they go to.
+
+A thousand subscribers of one topic get the same event objects, mostly in the same lists. So what is encoded is kept for
+a while, by the identity of the objects: a list as a whole if another reader with the same filter took the same one,
+each event in any case. What is kept refers to its events, so that an identity cannot come to mean another event.
+
+Bounded in bytes, oldest first. Rejected: a field for the bytes in `Event` (every event of every bus would pay for it).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+from ..codec import TopicCodec, join_events
+from ..events import Event
+
+__all__ = ("Filter", "SharedEvents")
+
+Filter: TypeAlias = tuple[str | None, str | None]
+BUDGET: Final = 8 * 1024 * 1024  # bytes of each kind, for each topic: some ten thousand events
+
+
+class _Kept:
+    """Bytes by name, oldest first out."""
+
+    __slots__ = ("_entries", "_size")
+
+    def __init__(self) -> None:
+        self._entries: dict[object, tuple[object, bytes]] = {}
+        self._size = 0
+
+    def get(self, name: object) -> bytes | None:
+        entry = self._entries.get(name)
+        return None if entry is None else entry[1]
+
+    def put(self, name: object, keeps: object, data: bytes) -> None:
+        self._entries[name] = (keeps, data)
+        self._size += len(data)
+        while self._size > BUDGET and len(self._entries) > 1:
+            _, old = self._entries.pop(next(iter(self._entries)))
+            self._size -= len(old)
+
+
+class SharedEvents:
+    """What one topic's events are on the wire. Used by all connections of a server, in its event loop.
+
+    Attributes:
+        encoded: Events that were encoded so far: as many as were sent, however many got them.
+    """
+
+    def __init__(self, codec: TopicCodec[Any]) -> None:
+        self.encoded = 0
+        self._codec = codec
+        self._events = _Kept()
+        self._lists = _Kept()
+
+    def body(self, events: list[Event[Any]], selected_by: Filter) -> bytes:
+        """A list of events. Between its first and its last one there are all that `selected_by` lets through.
+
+        Raises:
+            InvalidPayload: if one of them cannot be encoded.
+        """
+        first, last = events[0], events[-1]
+        if first is last:
+            return join_events([self._one(first)])
+        name = (id(first), id(last), len(events), selected_by)
+        body = self._lists.get(name)
+        if body is None:
+            body = join_events([self._one(event) for event in events])
+            self._lists.put(name, (first, last), body)
+        return body
+
+    def _one(self, event: Event[Any]) -> bytes:
+        data = self._events.get(id(event))
+        if data is None:
+            data = self._codec.encode_event(event)
+            self.encoded += 1
+            self._events.put(id(event), event, data)
+        return data

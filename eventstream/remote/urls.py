@@ -1,0 +1,87 @@
+"""One address for every kind of bus: `open_bus(url)`.
+
+memory://                      a bus in this process
+tcp://HOST:PORT                a server, in clear
+tls://HOST:PORT                a server, over TLS
+unix:///PATH                   a server on this machine
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import anyio
+from anyio.abc import ByteStream
+
+from ..bus import EventBus
+from ..pipes import Reconnector
+from .client import RemoteBus
+
+__all__ = ("open_bus", "reconnector_for")
+
+SCHEMES = ("memory", "tcp", "tls", "unix")
+
+
+def open_bus(url: str, *, ssl_context: ssl.SSLContext | None = None, **options: Any) -> EventBus | RemoteBus:
+    """The bus behind a URL, to be used with `async with`. The same methods behind each.
+
+        async with open_bus("tcp://127.0.0.1:4000") as bus:
+            await bus.publish(prices, Price("X", 1.0))
+
+    Args:
+        url: `memory://`, `tcp://host:port`, `tls://host:port` or `unix:///path`.
+        ssl_context: For `tls`: whom to trust, and our certificate if the server wants one. The system's authorities by
+            default.
+        options: As of `EventBus` or `RemoteBus`, whichever it is.
+
+    Raises:
+        ValueError: if the URL is none of these; the text says what is wrong.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "memory":
+        if parts.netloc or parts.path:
+            raise ValueError(f"{url!r}: a bus in memory has no address; write memory://")
+        return EventBus(**options)
+    return RemoteBus(reconnector_for(url, ssl_context=ssl_context), **options)
+
+
+def reconnector_for(url: str, *, ssl_context: ssl.SSLContext | None = None) -> Reconnector:
+    """Dials the server behind a `tcp`, `tls` or `unix` URL.
+
+    Raises:
+        ValueError: as of `open_bus`.
+    """
+    parts = urlsplit(url)
+    if parts.query or parts.fragment or parts.username or parts.password:
+        raise ValueError(f"{parts.scheme}://...: an address has no query, fragment or user; give options as arguments")
+    if parts.scheme == "unix":
+        path = parts.path
+        if parts.netloc or not path:
+            raise ValueError(f"{url!r}: write unix:///path, with three slashes")
+        return lambda: anyio.connect_unix(path)
+    if parts.scheme not in ("tcp", "tls"):
+        raise ValueError(f"{url!r}: the scheme must be one of {', '.join(SCHEMES)}")
+    host, port = _address(url, parts)
+    if parts.scheme == "tcp":
+        return lambda: anyio.connect_tcp(host, port)
+    context = ssl_context or ssl.create_default_context()
+
+    async def dial() -> ByteStream:
+        # Not waiting for the peer's close_notify: a pipe knows by itself whether anything was cut off.
+        return await anyio.connect_tcp(
+            host, port, ssl_context=context, tls_hostname=host, tls_standard_compatible=False
+        )
+
+    return dial
+
+
+def _address(url: str, parts: SplitResult) -> tuple[str, int]:
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r}: {error}") from None
+    if not parts.hostname or port is None or parts.path not in ("", "/"):
+        raise ValueError(f"{url!r}: write {parts.scheme}://HOST:PORT")
+    return parts.hostname, port
