@@ -1,15 +1,13 @@
 """Two ends of a backed pipe over a bad network: what one end hears is what the other said, byte for byte.
 
-One client and one server talk in both directions at once, in portions and with pauses that the seed chooses, while links
-are cut, stalled, half-opened and doubled, dials hang, overtake each other and are refused. Some seeds restart the
-server, or give it a grace time that can pass. Then the network heals, both ends say that they have said all, and drain.
+One client and one server talk in both directions at once, in portions and with pauses that the seed chooses. Meanwhile
+links are cut, stalled, half-opened and doubled, dials hang, are refused and overtake each other, and either end asks
+for another link. Some seeds restart the server, or give it a grace time that can pass. Then the network heals, both
+ends say that they have said all, and drain.
 
 Checked at every step: what was heard is a prefix of what was said, and neither end holds more than its capacity. At the
-end: all was heard, or the pipe ended with an error that the script allows; one handler ran for the pipe in each life of
-the server; no connection is left.
-
-The `PipeBroken`s that are allowed: `epoch` if the server was restarted, `expired` if the grace time is short, `replayed`
-if the network doubled a connection and the copy was first.
+end: all was heard, or the pipe ended with an error that the script allows (`epoch` if the server was restarted,
+`expired` if the grace time is short); one handler ran for the pipe in each life of the server; no connection is left.
 """
 
 from __future__ import annotations
@@ -77,13 +75,11 @@ class Script(msgspec.Struct, frozen=True):
             down=random.randbytes(random.randrange(most)),
         )
 
-    def allows(self, error: PipeBroken, network: Network) -> bool:
+    def allows(self, error: PipeBroken) -> bool:
         """Whether the pipe may end so."""
         reason = getattr(error, "reason", "")
-        return (
-            (reason in ("epoch", "going-away") and self.restarts > 0)
-            or (reason == "expired" and self.grace == SHORT)
-            or (reason == "replayed" and network.statistics().duplicates > 0)
+        return (reason in ("epoch", "going-away") and self.restarts > 0) or (
+            reason == "expired" and self.grace == SHORT
         )
 
 
@@ -187,7 +183,7 @@ class _Run:
             error = _first(group)
             self.note(f"{end.name}: {error!r}")
             # The server may miss the client's last acknowledgement: then it waits in vain, but it has heard all.
-            if not self.script.allows(error, self.network) and not end.heard_all.is_set():
+            if not self.script.allows(error) and not end.heard_all.is_set():
                 raise
             self.broken = self.broken or not end.heard_all.is_set()
 
