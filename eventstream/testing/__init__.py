@@ -9,12 +9,15 @@ imports this package.
 from __future__ import annotations
 
 from .clock import run_simulated as run_simulated
+from .conditions import NetworkStatistics as NetworkStatistics
 from .faults import Direction as Direction
 from .faults import Faults as Faults
 from .link import Link as Link
 from .listener import NetworkListener as NetworkListener
 from .network import Network as Network
-from .network import NetworkStatistics as NetworkStatistics
+from .proxy import CuttingProxy as CuttingProxy
+from .scenarios import Note as Note
+from .scenarios import Scenario as Scenario
 from .stream import NetworkStream as NetworkStream
 from .stuck import Deadlock as Deadlock
 from .stuck import OutOfTime as OutOfTime

@@ -10,66 +10,22 @@ link does not depend on how much another was used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from random import Random
 from typing import Final, Literal, TypeAlias
 
-import msgspec
 from anyio import current_time
 
-from .faults import Direction, Fate, Faults, draw_delay
+from .conditions import Conditions
+from .faults import Direction, Fate, draw_delay
+from .orders import Action, Orders
 from .wire import Wire
 
-__all__ = ("Conditions", "Counters", "Link")
+__all__ = ("Link",)
 
 RECORDED: Final = 65_536  # bytes of each link that a duplicate can carry: a whole buffer of the usual size
 
 Severed: TypeAlias = Literal["cut", "closed"]
-
-
-class Counters(msgspec.Struct):
-    """What happened in a network since it was made. See `NetworkStatistics`."""
-
-    dials: int = 0
-    refused: int = 0
-    hung: int = 0
-    links: int = 0
-    cuts: int = 0
-    closes: int = 0
-    half_opens: int = 0
-    stalls: int = 0
-    duplicates: int = 0
-
-
-class Conditions:
-    """What all links of a network share.
-
-    Attributes:
-        faults: The faults in force.
-        counters: What happened up to now.
-        live: The links that live, oldest first.
-        trace: Is told of everything that happens, if not None.
-    """
-
-    def __init__(self, faults: Faults, trace: Callable[[str], None] | None) -> None:
-        self.faults = faults
-        self.counters = Counters()
-        self.live: dict[Link, None] = {}
-        self.trace = trace
-
-    def note(self, text: str) -> None:
-        """Tells the trace what happens now."""
-        if self.trace is not None:
-            self.trace(f"{current_time():.6f} {text}")
-
-
-class _Order(msgspec.Struct):
-    """What is to be done when so many bytes have passed."""
-
-    at: int
-    direction: Direction | None
-    action: Callable[[], object]
 
 
 class Link:
@@ -103,13 +59,12 @@ class Link:
         self.original = original
         self._conditions = conditions
         self._random = random
-        self._orders: list[_Order] = []
+        self._orders = Orders(self._passed)
         self._open_ends = 2
-        self._recorded: list[bytes] = []
-        self._room_for_record = RECORDED
+        self._recorded = bytearray()  # the first bytes that were sent up
+        self._mirrored = 0  # of a duplicate: how many of its original's recorded bytes it has sent
         self._duplicates: list[Link] = []
         conditions.counters.links += 1
-        conditions.live[self] = None
 
     def __repr__(self) -> str:
         state = self.severed or ("live" if self.live else "closed by its ends")
@@ -118,7 +73,7 @@ class Link:
     @property
     def live(self) -> bool:
         """Whether the network has not ended it, and at least one of its ends is open."""
-        return self in self._conditions.live
+        return self._open_ends > 0 and not self.severed
 
     # What tests do.
 
@@ -136,7 +91,7 @@ class Link:
         """Ends the link cleanly, now: as `cut`, but `receive` ends with `anyio.EndOfStream`."""
         self._sever("closed", lose=False)
 
-    def after(self, count: int, action: Callable[[], object], *, direction: Direction | None = None) -> None:
+    def after(self, count: int, action: Action, *, direction: Direction | None = None) -> None:
         """Does something when `count` more bytes have been let in, before the next one is.
 
         The bytes may still be under way then. A send that crosses the point is split there, so
@@ -157,7 +112,7 @@ class Link:
         if count == 0:
             action()
         else:
-            self._orders.append(_Order(self._passed(direction) + count, direction, action))
+            self._orders.add(count, direction, action)
 
     def cut_after(self, count: int, *, direction: Direction | None = None, lose: bool = False) -> None:
         """Cuts the link when `count` more bytes have been let in. See `after` and `cut`.
@@ -175,7 +130,7 @@ class Link:
         """
         now = current_time()
         self._conditions.counters.stalls += 1
-        self._conditions.note(f"{self._name} stalls {_both(direction)}")
+        self._conditions.note(f"{self._name} stalls {direction or 'both ways'}")
         for wire in self._wires(direction):
             if seconds is None:
                 wire.stall(now)
@@ -198,7 +153,7 @@ class Link:
         if self.severed:
             return
         self._conditions.counters.half_opens += 1
-        self._conditions.note(f"{self._name} is half-open {_both(direction)}")
+        self._conditions.note(f"{self._name} is half-open {direction or 'both ways'}")
         now = current_time()
         for wire in self._wires(direction):
             wire.die(now)
@@ -206,58 +161,57 @@ class Link:
     # What streams do.
 
     def enter(self, wire: Wire, data: bytes) -> int:
-        """Lets bytes in, up to the buffer's room and the next order. What was ordered for that point is done.
+        """Not for users: lets bytes in, up to the buffer's room and the next order, which is then carried out.
 
         Returns:
             How many got in. The link may have been cut or anything behind them.
         """
-        size = min(len(data), wire.room)
-        concerned = [order for order in self._orders if order.direction is None or self._wire(order.direction) is wire]
-        for order in concerned:
-            size = min(size, order.at - self._passed(order.direction))  # Invariant: more than 0, or it was done before
-        if size <= 0:
+        direction: Direction = "up" if wire is self.up else "down"
+        size = int(min(len(data), wire.room, self._orders.room(direction)))
+        if not size:
             return 0
         data = data[:size]
-        wire.put(data, current_time(), self._conditions.faults, self._random)
-        if wire is self.up:
+        faults = self._conditions.faults
+        wire.put(data, current_time(), faults, self._random)
+        if faults.stall and self._random.random() < faults.stall:
+            self.stall(self._random.expovariate(1) * faults.stall_seconds, direction=direction)
+        if direction == "up":
             self._record(data)
-        for order in concerned:
-            if order in self._orders and order.at <= self._passed(order.direction):
-                self._orders.remove(order)
-                order.action()
+        while action := self._orders.pop_due():
+            action()
         return size
 
     def take(self, wire: Wire, max_bytes: int) -> bytes:
-        """What has arrived."""
-        return wire.take(max_bytes, current_time(), self._conditions.faults, self._random)
+        """Not for users: what has arrived."""
+        data = wire.take(max_bytes, current_time(), self._conditions.faults, self._random)
+        if data and self.original is not None and wire is self.up:
+            self.catch_up()
+        return data
 
     def finish(self, outbound: Wire) -> None:
-        """One end sends no more, and reads on."""
+        """Not for users: one end sends no more, and reads on."""
         if not self.severed:
             outbound.finish(current_time(), self._delay(), gone=False)
-            self._conditions.note(f"{self._name} end of {self._name_of(outbound)}")
+            self._conditions.note(f"{self._name} {'dialler' if outbound is self.up else 'listener'} sends no more")
 
     def leave(self, outbound: Wire, inbound: Wire) -> None:
-        """One end is closed. As with TCP, the other gets a reset if bytes were on their way to the closed one."""
+        """Not for users: one end is closed. As with TCP, the other gets a reset if bytes were left unread."""
         self._conditions.note(f"{self._name} {'dialler' if outbound is self.up else 'listener'} closes")
         if not self.severed:
-            outbound.finish(current_time(), self._delay(), reset=inbound.unread)
+            outbound.finish(current_time(), self._delay(), reset=inbound.unread > 0)
         inbound.abandon()
-        inbound.readable.notify()
-        outbound.writable.notify()
-        self.down.writable.notify()  # who waits for room at the other end may learn that this one is gone
-        self.up.writable.notify()
         self._open_ends -= 1
-        if not self._open_ends:
-            self._conditions.live.pop(self, None)
+        if not self.live:
+            self._conditions.ended(self.number)
+        self._wake()
         if outbound is self.up:
             self._end_duplicates()
 
     # What the network does.
 
     def meet(self, fate: Fate) -> None:
-        """Orders what was drawn for this link."""
-        act: dict[str, Callable[[], object]] = {
+        """Not for users: orders what was drawn for this link."""
+        act: dict[str, Action] = {
             "cut": partial(self.cut, lose=fate.lose),
             "close": self.close,
             "half_open": partial(self.half_open, fate.direction),
@@ -265,28 +219,31 @@ class Link:
         self.after(fate.after, act[fate.kind], direction=fate.direction)
 
     def heal(self) -> None:
-        """Forgets what was ordered, and ends stalls."""
+        """Not for users: forgets what was ordered, and ends stalls."""
         self._orders.clear()
         self.resume()
 
     def mirror_to(self, duplicate: Link) -> None:
-        """Sends another link the first bytes of this one: those that were sent, and those to come."""
+        """Not for users: sends another link the first bytes of this one: those that were sent, and those to come."""
         self._duplicates.append(duplicate)
-        for data in self._recorded:
-            duplicate.mirror(data)
+        duplicate.catch_up()
 
-    def mirror(self, data: bytes) -> None:
-        """As if somebody had sent this up. What the buffer has no room for is dropped."""
-        if not self.severed:
-            self.enter(self.up, data)
+    def catch_up(self) -> None:
+        """Not for users: a duplicate sends what its original has sent, as far as there is room."""
+        assert self.original is not None
+        recorded = self.original._recorded
+        while self._mirrored < len(recorded) and not self.severed:
+            size = self.enter(self.up, bytes(recorded[self._mirrored :]))
+            if not size:
+                return
+            self._mirrored += size
 
     def _record(self, data: bytes) -> None:
-        if self._room_for_record:
-            data = data[: self._room_for_record]
-            self._room_for_record -= len(data)
-            self._recorded.append(data)
+        data = data[: RECORDED - len(self._recorded)]
+        if data:
+            self._recorded += data
             for duplicate in self._duplicates:
-                duplicate.mirror(data)
+                duplicate.catch_up()
 
     def _end_duplicates(self) -> None:
         for duplicate in self._duplicates:
@@ -302,7 +259,7 @@ class Link:
         else:
             self._conditions.counters.closes += 1
         self._conditions.note(f"{self._name} {how}{', bytes lost' if lose else ''}")
-        self._conditions.live.pop(self, None)
+        self._conditions.ended(self.number)
         self._orders.clear()
         now = current_time()
         for wire in (self.up, self.down):
@@ -321,13 +278,12 @@ class Link:
     def _wire(self, direction: Direction) -> Wire:
         return self.up if direction == "up" else self.down
 
+    def _wake(self) -> None:
+        """Everybody who waits looks again: a sender, too, has to learn that the other end is gone."""
+        for wire in (self.up, self.down):
+            wire.readable.notify()
+            wire.writable.notify()
+
     @property
     def _name(self) -> str:
         return f"link {self.number}"
-
-    def _name_of(self, wire: Wire) -> str:
-        return "up" if wire is self.up else "down"
-
-
-def _both(direction: Direction | None) -> str:
-    return direction or "both ways"

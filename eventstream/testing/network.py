@@ -14,59 +14,23 @@ patching `anyio.connect_tcp` (hides from the reader which code runs over the fak
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
-from anyio import Event, sleep
+from anyio import sleep
 from anyio.lowlevel import checkpoint
 
+from .conditions import Conditions, NetworkStatistics, Trace
+from .dials import ALWAYS, Dials, HungDials
 from .faults import Faults, draw_fate, seeded
-from .link import Conditions, Link
+from .link import Link
 from .listener import NetworkListener
 from .stream import NetworkStream
 
-__all__ = ("Network", "NetworkStatistics")
+__all__ = ("Network",)
 
 BUFFER: Final = 65_536  # bytes a direction: what a socket usually holds
-
-
-class NetworkStatistics(msgspec.Struct, frozen=True):
-    """What happened in a network up to now.
-
-    Attributes:
-        dials: Calls of `dial`.
-        refused: Dials that were refused, for whatever reason.
-        hung: Dials that were made to hang.
-        links: Links made, duplicates among them.
-        cuts: Links cut, by a test or the seed.
-        closes: Links closed cleanly by the network.
-        half_opens: Times that a link began to swallow bytes.
-        stalls: Stalls ordered by `Link.stall`. Those drawn from the seed are not counted.
-        duplicates: Links that repeat the first bytes of another.
-        open_streams: Streams that were handed out and not closed.
-    """
-
-    dials: int
-    refused: int
-    hung: int
-    links: int
-    cuts: int
-    closes: int
-    half_opens: int
-    stalls: int
-    duplicates: int
-    open_streams: int
-
-
-class _Hung:
-    """A dial that waits until the network lets it go on."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.released = Event()
-        self.outcome: NetworkStream | OSError | None = None
 
 
 class Network:
@@ -93,21 +57,19 @@ class Network:
         faults: Faults | None = None,
         *,
         buffer: int = BUFFER,
-        trace: Callable[[str], None] | None = None,
+        trace: Trace | None = None,
     ) -> None:
         if buffer < 1:
             raise ValueError(f"a buffer has at least one byte, not {buffer}")
         self.seed: Final = seed
         self.on_link: Callable[[Link], object] | None = None
         self._buffer = buffer
-        self._conditions = Conditions(faults or Faults(), trace)
-        self._random = seeded(f"{seed} dials")
+        self._conditions = Conditions(faults or Faults(), trace, self._forget_link)
+        self._dials = Dials(seeded(f"{seed} dials"))
+        self._hung = HungDials()
+        self._links: dict[int, Link] = {}  # the live ones, by number
         self._listeners: dict[str, NetworkListener] = {}
         self._open: dict[NetworkStream, None] = {}
-        self._hung: list[_Hung] = []
-        self._refusing = 0.0  # dials to refuse; inf: until `heal`
-        self._hanging = 0.0
-        self._delays: deque[float] = deque()
 
     def __repr__(self) -> str:
         return f"<Network seed={self.seed}, {len(self.links)} links, {sorted(self._listeners)}>"
@@ -124,7 +86,7 @@ class Network:
     @property
     def links(self) -> list[Link]:
         """The live links, newest last. A link lives until the network ends it or both of its ends are closed."""
-        return list(self._conditions.live)
+        return list(self._links.values())
 
     @property
     def open_streams(self) -> list[NetworkStream]:
@@ -162,53 +124,39 @@ class Network:
         Cancelling it leaves nothing behind, unless the listener got the connection already: then that is reset.
         """
         await checkpoint()
-        conditions = self._conditions
-        conditions.counters.dials += 1
-        # All is drawn before the first wait, so that dials at the same time do not change each other's fate.
-        faults, random = conditions.faults, self._random
-        refuse = random.random() < faults.refuse
-        hang = random.random() < faults.hang
-        seconds = random.random() * faults.dial_seconds
-        if self._refusing:
-            self._refusing -= 1
-            refuse = True
-        elif self._hanging:
-            self._hanging -= 1
-            hang, refuse = True, False
-        if self._delays:
-            seconds = self._delays.popleft()
-        if refuse:
+        self._conditions.counters.dials += 1
+        plan = self._dials.next(self._conditions.faults)
+        if plan.refuse:
             raise self._refusal(address, "by a fault")
-        if seconds:
-            await sleep(seconds)
-        if hang:
-            return await self._hang(address)
-        return self._hand_out(self._connect(address))
+        if plan.seconds:
+            await sleep(plan.seconds)
+        if plan.hang:
+            self._conditions.counters.hung += 1
+            self._conditions.note(f"a dial to {address!r} hangs")
+            stream = await self._hung.wait(address)
+        else:
+            stream = self._connect(address)
+        self._handed_out(stream)
+        return stream
 
     # What tests do.
 
     def refuse_dials(self, count: int | None = None) -> None:
         """Refuses the next `count` dials, at once. None: all until `heal`. 0: none from now on."""
-        self._refusing = float("inf") if count is None else count
+        self._dials.refusing = ALWAYS if count is None else count
 
     def hang_dials(self, count: int | None = None) -> None:
         """Lets the next `count` dials hang until `release_dials` or `heal`. None: all until then. 0: none."""
-        self._hanging = float("inf") if count is None else count
+        self._dials.hanging = ALWAYS if count is None else count
 
     def delay_dials(self, *seconds: float) -> None:
         """Lets the next dials take so long, one after the other. So `delay_dials(2, 1)` makes the second overtake."""
-        self._delays.extend(seconds)
+        self._dials.delay(*seconds)
 
     def release_dials(self, *, newest_first: bool = False) -> None:
         """Lets the dials that hang go on, now and in this order; new ones hang no more."""
-        self._hanging = 0
-        hung, self._hung = self._hung, []
-        for waiting in reversed(hung) if newest_first else hung:
-            try:
-                waiting.outcome = self._connect(waiting.address)
-            except OSError as error:
-                waiting.outcome = error
-            waiting.released.set()
+        self._dials.hanging = 0
+        self._hung.release(self._connect, newest_first=newest_first)
 
     def duplicate(self, link: Link) -> Link:
         """Connects once more to where `link` leads, with a copy of the first bytes that were or will be sent there.
@@ -230,30 +178,10 @@ class Network:
         """
         self._conditions.faults = Faults()
         self._conditions.note("healed")
-        self._refusing = 0
-        self._delays.clear()
+        self._dials.heal()
         for link in self.links:
             link.heal()
         self.release_dials()
-
-    async def _hang(self, address: str) -> NetworkStream:
-        hung = _Hung(address)
-        self._hung.append(hung)
-        self._conditions.counters.hung += 1
-        self._conditions.note(f"a dial to {address!r} hangs")
-        try:
-            await hung.released.wait()
-        except BaseException:
-            if isinstance(hung.outcome, NetworkStream):
-                hung.outcome.link.cut()  # released and cancelled in one turn: nobody will ever hold this end
-                hung.outcome.close_nowait()
-            elif hung in self._hung:
-                self._hung.remove(hung)
-            raise
-        if isinstance(hung.outcome, NetworkStream):
-            return self._hand_out(hung.outcome)
-        assert hung.outcome is not None
-        raise hung.outcome
 
     def _connect(self, address: str) -> NetworkStream:
         """Makes a link, lets its other end wait to be accepted, and returns this end."""
@@ -281,7 +209,9 @@ class Network:
             raise self._refusal(address, "too many connections wait there")
         number = self._conditions.counters.links + 1
         random = seeded(f"{self.seed} link {number}")
-        return Link(number, address, self._conditions, random, self._buffer, original)
+        link = Link(number, address, self._conditions, random, self._buffer, original)
+        self._links[number] = link
+        return link
 
     def _new_duplicate(self, link: Link) -> Link:
         duplicate = self._new_link(link.address, original=link)
@@ -298,12 +228,11 @@ class Network:
         self._conditions.note(f"a dial to {address!r} is refused: {why}")
         return ConnectionRefusedError(errno.ECONNREFUSED, f"a dial to {address!r} is refused: {why}")
 
-    def _hand_out(self, stream: NetworkStream) -> NetworkStream:
-        self._handed_out(stream)
-        return stream
-
     def _handed_out(self, stream: NetworkStream) -> None:
         self._open[stream] = None
+
+    def _forget_link(self, number: int) -> None:
+        self._links.pop(number, None)
 
     def _forget_stream(self, stream: NetworkStream) -> None:
         self._open.pop(stream, None)

@@ -87,7 +87,7 @@ class NetworkStream(ByteStream):
                     raise EndOfStream
                 await self._inbound.readable.wait(self._inbound.next_time())
 
-    async def send(self, item: bytes) -> None:
+    async def send(self, item: bytes | bytearray | memoryview) -> None:
         """Puts bytes into the link's buffer, and waits while that is full.
 
         What was put in may still be lost: success says nothing about the other end.

@@ -43,7 +43,7 @@ class SimulationError(Exception):
 class Deadlock(SimulationError):
     """All tasks wait, and none for a time: nothing can ever happen. (Sockets and worker threads are not waited for.)"""
 
-    problem = "deadlock: all tasks wait, and no timer will wake one"
+    problem = "deadlock: all tasks wait, and no timer will wake one (sockets and threads are not waited for)"
 
 
 class OutOfTime(SimulationError):

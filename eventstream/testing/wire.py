@@ -34,7 +34,7 @@ class Wire:
 
     Attributes:
         sent: Bytes that senders have put in.
-        received: Bytes that readers have got. `sent >= received + lost` always; equal when nothing is under way.
+        received: Bytes that readers have got. Invariant: `sent == received + lost + unread`.
         lost: Bytes that will never be received.
         eof: Whether the reader may know that no more bytes come.
         gone: Whether the reader may know that the writing end is closed altogether.
@@ -90,9 +90,9 @@ class Wire:
         return self.capacity - self._held
 
     @property
-    def unread(self) -> bool:
-        """Whether bytes are under way, or arrived and were not read."""
-        return bool(self._ready or self._flight)
+    def unread(self) -> int:
+        """Bytes that are under way, or arrived and were not read."""
+        return sum(map(len, self._ready)) + sum(len(piece) for _, piece in self._flight)
 
     # The writing end.
 
@@ -111,8 +111,6 @@ class Wire:
                 self._last = max(self._last, now + draw_delay(faults, random))
                 self._flight.append((self._last, data[start : start + size]))
                 start += size
-            if faults.stall and random.random() < faults.stall:
-                self.stall(now, now + random.expovariate(1) * faults.stall_seconds)
             self.readable.notify()
         assert 0 <= self._held <= self.capacity
 
@@ -228,8 +226,7 @@ class Wire:
         self.writable.notify()
 
     def _lose_all(self, *, keep_room: bool) -> None:
-        size = sum(map(len, self._ready)) + sum(len(piece) for _, piece in self._flight)
-        self.lost += size
+        self.lost += self.unread
         self._ready.clear()
         self._flight.clear()
         if not keep_room:
