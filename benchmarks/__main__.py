@@ -12,7 +12,7 @@ from .feeds import missing
 from .harness import Plan, Section, answer, run_section
 from .report import failures, header
 
-NAMES = ("fanout", "publishing", "memory", "resume", "snapshots")
+NAMES = ("fanout", "publishing", "memory", "resume", "snapshots", "pipes")
 LOOPS = ("asyncio", "uvloop", "trio")
 
 
@@ -53,12 +53,10 @@ def _parse() -> argparse.Namespace:
         prog="python -m benchmarks", description="What eventstream costs, beside its peers."
     )
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(NAMES)}; all by default")
-    parser.add_argument("--loops", help=f"for fan-out; {','.join(LOOPS)} by default")
+    parser.add_argument("--loops", help=f"for fan-out and pipes; {','.join(LOOPS)} by default")
     parser.add_argument("--repeats", type=int, help="rounds, whose medians are shown; 5 by default")
     parser.add_argument("--scale", type=float, help="factor on all sizes and counts; 1 by default")
-    parser.add_argument(
-        "--quick", action="store_true", help="one round at a tenth of the size, fan-out on asyncio alone"
-    )
+    parser.add_argument("--quick", action="store_true", help="one round at a tenth of the size, on asyncio alone")
     parser.add_argument("--silent", action="store_true", help="no progress on stderr")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a case as JSON: the side of the process that measures
     arguments = parser.parse_args()

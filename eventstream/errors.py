@@ -16,7 +16,7 @@ Each class says whose fault it is and what to do next; what it knows is in attri
     ├── ServerOnly (RuntimeError)         you: what can be done only where the bus itself is
     ├── LimitReached                      you: more of something than the server gives to one client
     ├── Conflict                          another publisher was faster: read again, decide again
-    ├── IndexOrder (ValueError)           you: a given index that does not grow
+    ├── IndexOrder (ValueError)           you: a given index that does not grow, or was the last there is
     ├── BusClosed                         you: the bus is not running (any more)
     ├── SubscriptionClosed                you: the subscription or view was closed
     ├── NotAuthorized                     you: the principal lost (or never had) the right to read
@@ -218,13 +218,21 @@ class Conflict(EventStreamError):
 
 
 class IndexOrder(EventStreamError, ValueError):
-    """A given index does not grow. Your fault: publish in the order of your own sequence."""
+    """A given index does not grow, or leaves none to follow it. Your fault: publish in the order of your own sequence.
+
+    The last index is 2**63 - 1. Whoever gives it leaves none for the next publish, which gets this error, with the
+    impossible one as `index`, until `bus.refresh(topic)` begins a new epoch.
+    """
 
     def __init__(self, topic: str, index: int, head: int) -> None:
         self.topic = topic
         self.index = index
         self.head = head
-        super().__init__(f"index {index} does not follow {head}, the head of topic {topic!r}; nothing was published")
+        if index <= head:
+            why = f"index {index} does not follow {head}, the head of topic {topic!r}"
+        else:
+            why = f"no index follows {head}, the head of topic {topic!r}: refresh(topic) begins a new epoch"
+        super().__init__(f"{why}; nothing was published")
 
 
 class BusClosed(EventStreamError):
@@ -329,7 +337,9 @@ class SnapshotFailed(EventStreamError):
 
 
 class PipeBroken(EventStreamError, BrokenResourceError):
-    """A backed pipe has ended without having said all. The bytes that the peer did not acknowledge may be lost.
+    """A backed pipe has ended without having said all. Whose fault, and why, its subclasses say.
+
+    The bytes that the peer did not acknowledge may be lost.
 
     Lost links never raise this; only what no reconnect can repair does. Open a new pipe, and let the protocol inside
     find out where it stood.
@@ -337,7 +347,9 @@ class PipeBroken(EventStreamError, BrokenResourceError):
 
 
 class ResumeRefused(PipeBroken):
-    """The peer does not go on with this pipe. Its bytes, or ours, cannot be completed: open a new pipe.
+    """The peer does not go on with this pipe. Mostly nobody's fault: open a new pipe.
+
+    Its bytes, or ours, cannot be completed.
 
     `reason` is one of `unknown` (it never had this pipe, or has forgotten it), `epoch` (it was restarted), `expired`
     (the grace time has passed), `evicted` (it needed the memory), `closed` (it closed the pipe), `finished` (it holds
@@ -352,7 +364,7 @@ class ResumeRefused(PipeBroken):
 
 
 class PipeClosed(PipeBroken):
-    """The peer ended the pipe before it had said all (`send_eof`).
+    """The peer ended the pipe before it had said all (`send_eof`). Its fault, or its wish.
 
     `reason` is one of `closed` (its program closed the pipe), `failed` (its program failed), `going-away` (it is
     shutting down), `finished` (it holds that all was said).
@@ -365,7 +377,7 @@ class PipeClosed(PipeBroken):
 
 
 class PipeAbandoned(PipeBroken):
-    """The server gave this pipe up. The program that served it can only clean up.
+    """The server gave this pipe up. Nobody's fault; the program that served it can only clean up.
 
     `reason` is one of `expired` (the grace time passed with no link), `evicted` (it had no link, and its bytes or
     its place were needed) and `going-away` (the server stopped).
@@ -389,7 +401,7 @@ class ReconnectFailed(PipeBroken):
 
 
 class LinkRefused(EventStreamError):
-    """The peer gives no link now.
+    """The peer gives no link now. Your fault only if the versions differ.
 
     `reason` is `busy` (it has as many pipes as it may) or `replayed` (a later HELLO, or a copy of this one, came before
     it), both temporary; or `version` (one of the two is too old: update it).
@@ -403,7 +415,7 @@ class LinkRefused(EventStreamError):
 
 
 class LinkSilent(EventStreamError):
-    """Nothing was heard over a link for too long, so it is taken for dead. A new one is dialed."""
+    """Nothing was heard over a link for too long, so it is taken for dead. Nobody's fault: a new one is dialed."""
 
     temporary = True
 
@@ -413,7 +425,10 @@ class LinkSilent(EventStreamError):
 
 
 class BadFrame(EventStreamError, ValueError):
-    """What came over a link is no frame, or one that cannot come here. That link ends, and a new one is dialed."""
+    """What came over a link is no frame, or one that cannot come here.
+
+    The peer's fault, or that of whoever changed its bytes: the link ends, and a new one is dialed.
+    """
 
     temporary = True
 

@@ -21,6 +21,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ("resume", "| all events: subscribe(after=…), close()"),
         ("snapshots", "| view: live events applied"),
+        ("pipes", "| **BackedPipe** "),
     ],
 )
 def test_a_section_prints_its_tables(section: str, row: str) -> None:

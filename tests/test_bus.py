@@ -393,7 +393,9 @@ class Test_handlers:
 class Test_the_face:
     def test_it_hands_on_what_is_documented_and_nothing_else(self) -> None:
         names = {name for name in vars(eventstream) if not name.startswith("_")}
-        modules = {"bus", "cli", "errors", "events", "logs", "snapshots", "topics"}
+        modules = {
+            "bus", "cli", "codec", "errors", "events", "logs", "pipes", "remote", "snapshots", "testing", "topics",
+        }  # fmt: skip
         assert names - modules == {
             "EARLIEST", "Append", "Bookmark", "BusClosed", "BusStatistics", "CacheStatistics", "Conflict", "Event",
             "EventBus", "EventStreamError", "Frame", "Handler", "IndexOrder", "InvalidName", "InvalidPosition", "Log",

@@ -7,11 +7,14 @@ import contextlib
 import inspect
 import io
 import re
+import socket
+import ssl
 import subprocess
 import sys
 import types
 from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,22 +35,39 @@ from eventstream import (
     Subscription,
     Topic,
     View,
+    errors,
+    pipes,
 )
+from eventstream.errors import ReconnectFailed
+from eventstream.pipes import (
+    BackedPipe,
+    BackedReader,
+    BackedWriter,
+    Pipe,
+    PipeLimits,
+    PipeServer,
+    Retry,
+    RingBuffer,
+)
+from eventstream.pipes.frames import KINDS, CloseCode, Data, Decoder, Hello, RejectCode, encode, encode_data
+from eventstream.pipes.handshake import proves
+from eventstream.pipes.session import TABLE, State
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference.md"
 GUARANTEES = ROOT / "docs" / "guarantees.md"
+PROTOCOL = ROOT / "docs" / "pipes-protocol.md"
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
-PUBLIC = [
-    name
-    for name, value in vars(eventstream).items()
-    if not name.startswith("_") and not isinstance(value, types.ModuleType)
-]
-ERRORS = [
-    error
-    for error in map(vars(eventstream).get, PUBLIC)
-    if inspect.isclass(error) and issubclass(error, EventStreamError)
-]
+PUBLIC: dict[str, Any] = {
+    **{name: getattr(errors, name) for name in errors.__all__},
+    **{name: getattr(pipes, name) for name in pipes.__all__},
+    **{
+        name: value
+        for name, value in vars(eventstream).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    },
+}
+ERRORS = [error for error in PUBLIC.values() if inspect.isclass(error) and issubclass(error, EventStreamError)]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -140,8 +160,10 @@ def test_each_attribute_of_an_error_is_in_its_section(error: type[EventStreamErr
 
 
 def test_temporary_is_said_of_the_right_errors() -> None:
-    assert {error for error in ERRORS if error.temporary} == {SnapshotFailed}
-    assert "for `SnapshotFailed` alone" in sections(REFERENCE)["EventStreamError"]
+    """`LinkRefused` alone decides for each error: its section has a row for it."""
+    section = sections(REFERENCE)["EventStreamError"]
+    named = set(re.findall(r"`(\w+)`", section.partition("can help:")[2])) - {"LinkRefused"}
+    assert {error.__name__ for error in ERRORS if error.temporary} == named
 
 
 def test_each_reason_of_a_reset_is_named() -> None:
@@ -163,13 +185,17 @@ def test_each_reason_of_a_failed_snapshot_is_named() -> None:
     assert [reason for reason in reasons if f'`"{reason}"`' not in section] == []
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if hasattr(getattr(eventstream, name), "__struct_fields__")])
+@pytest.mark.parametrize("name", [name for name in PUBLIC if hasattr(PUBLIC[name], "__struct_fields__")])
 def test_each_field_of_a_value_is_in_its_section(name: str) -> None:
-    fields = list(getattr(eventstream, name).__struct_fields__)
+    fields = list(PUBLIC[name].__struct_fields__)
     assert undocumented(sections(REFERENCE)[name], fields) == []
 
 
-@pytest.mark.parametrize("class_", [Topic, EventBus, MemoryLog, SnapshotOptions], ids=lambda class_: class_.__name__)
+@pytest.mark.parametrize(
+    "class_",
+    [Topic, EventBus, MemoryLog, SnapshotOptions, BackedPipe, Retry, PipeServer, PipeLimits],
+    ids=lambda class_: class_.__name__,
+)
 def test_each_option_has_a_row_with_its_default(class_: type) -> None:
     section = sections(REFERENCE)[class_.__name__]
     rows = {row[1]: row[2] for row in re.finditer(r"^\| `(\w+)` \| (.*?) \|", section, re.MULTILINE)}
@@ -184,7 +210,12 @@ def test_each_option_has_a_row_with_its_default(class_: type) -> None:
 
 
 @pytest.mark.parametrize(
-    "class_", [EventBus, Event, Log, Position, Subscription, Topic, View], ids=lambda class_: class_.__name__
+    "class_",
+    [
+        *(EventBus, Event, Log, Position, Subscription, Topic, View),
+        *(BackedReader, BackedWriter, Pipe, PipeServer, Retry, RingBuffer),
+    ],
+    ids=lambda class_: class_.__name__,
 )
 def test_each_member_is_in_its_section(class_: type) -> None:
     section = sections(REFERENCE)[class_.__name__]
@@ -214,7 +245,7 @@ def waiting(class_: type) -> Iterator[str]:
     if hasattr(class_, "__aenter__"):
         yield f"async with {class_.__name__}"
     if hasattr(class_, "__aiter__"):
-        yield "async for"
+        yield f"async for` over a `{class_.__name__}"
     for name in members(class_):
         method = getattr(class_, name)
         returned = str(getattr(method, "__annotations__", {}).get("return"))
@@ -222,13 +253,119 @@ def waiting(class_: type) -> Iterator[str]:
             yield f"{class_.__name__}.{name}"
 
 
-@pytest.mark.parametrize("operation", [row for class_ in (EventBus, Subscription, View) for row in waiting(class_)])
+WAITING = [row for class_ in (EventBus, Subscription, View, Pipe, PipeServer) for row in waiting(class_)]
+
+
+@pytest.mark.parametrize("operation", [*WAITING, "async with BackedPipe"])
 def test_each_waiting_operation_has_a_row_of_guarantees(operation: str) -> None:
-    rows = re.findall(rf"^\| `{operation}(?:\(\))?`[^`|]*(?:`\w+` )?\|.*$", GUARANTEES.read_text("utf-8"), re.MULTILINE)
+    rows = re.findall(rf"^\| `{operation}(?:\(\))?` \|.*$", GUARANTEES.read_text("utf-8"), re.MULTILINE)
     assert len(rows) == 1
     cells = rows[0].strip("|").split(" | ")
     assert len(cells) == 8
     assert all(cell.strip() for cell in cells)
+
+
+# The pipe protocol.
+
+
+def tables(page: Path, heading: str) -> list[list[str]]:
+    """The cells of all rows that stand below a heading and above the next one, without the tables' heads."""
+    text = re.split(rf"^#+ {heading}$", page.read_text("utf-8"), maxsplit=1, flags=re.MULTILINE)[1]
+    text = re.split(r"^#+ ", BLOCK.sub("", text), maxsplit=1, flags=re.MULTILINE)[0]
+    found = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    return [
+        [cell.strip().strip("`") for cell in row.strip("|").split("|")]
+        for table in found
+        for row in table.splitlines()[2:]
+    ]
+
+
+def test_the_frames_on_the_page_are_those_of_the_code() -> None:
+    """Each kind has a row; the worked example is what the code reads and writes, byte by byte."""
+    rows = tables(PROTOCOL, "Frames")
+    assert {(int(row[0]), row[1]) for row in rows} == {(kind, type_.__name__.upper()) for type_, kind in KINDS.items()}
+    (example,) = [text for kind, text in blocks(PROTOCOL) if kind == "hex"]
+    pairs = re.findall(r"^ *([0-9a-f ]+?)(?:  .*)?$", example, re.MULTILINE)
+    wire = bytes.fromhex("".join(pairs))
+    decoded = Decoder().feed(wire)
+    written = [
+        encode_data(frame.sequence, len(frame.payload)) + bytes(frame.payload)
+        if isinstance(frame, Data)
+        else encode(frame)
+        for frame in decoded
+    ]
+    assert b"".join(written) == wire
+    assert {type(frame) for frame in decoded} == set(KINDS)
+
+
+def test_the_proofs_of_the_example_are_right() -> None:
+    (example,) = [text for kind, text in blocks(PROTOCOL) if kind == "hex"]
+    wire = bytes.fromhex("".join(re.findall(r"^ *([0-9a-f ]+?)(?:  .*)?$", example, re.MULTILINE)))
+    hellos = [frame for frame in Decoder().feed(wire) if isinstance(frame, Hello)]
+    assert [proves(hellos[0].token, hello) for hello in hellos] == [True, True]
+
+
+def test_each_code_has_a_row() -> None:
+    assert {row[0] for row in tables(PROTOCOL, "REJECT")} == set(get_args(RejectCode))
+    closing = " ".join(f"`{row[0]}`" for row in tables(PROTOCOL, "CLOSE"))
+    assert undocumented(closing.replace("-", "_"), [code.replace("-", "_") for code in get_args(CloseCode)]) == []
+
+
+def test_the_table_of_states_is_that_of_the_code() -> None:
+    rows = [tuple(row) for row in tables(PROTOCOL, "States") if row[0] in {state.value for state in State}]
+    assert rows == [(state.value, event.value, after.value) for (state, event), after in TABLE.items()]
+
+
+def test_the_constants_are_those_of_the_code() -> None:
+    for name, value, _ in tables(PROTOCOL, "Constants"):
+        module, _, constant = name.partition(".")
+        assert ast.literal_eval(value.replace(",", "")) == getattr(import_module(f"eventstream.pipes.{module}"), constant), name
+
+
+def test_the_bounds_of_a_server_are_those_of_the_code() -> None:
+    limits = PipeLimits()
+    shown = {row[0]: row[1].replace(",", "") for row in tables(PROTOCOL, "Bounds of a server")}
+    for name in PipeLimits.__struct_fields__:
+        number, unit = re.findall(r"(\d+) (MiB)?", shown[f"PipeLimits.{name}"])[0]
+        assert int(number) * (1024**2 if unit else 1) == getattr(limits, name)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_tls_that_is_shown_works(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a certificate that is trusted; with one that is not the pipe fails for good."""
+    trustme = pytest.importorskip("trustme")
+    monkeypatch.chdir(tmp_path)
+    code = [text for kind, text in blocks(ROOT / "docs/how-to/carry-a-protocol.md") if kind == "python"]
+    module = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    definitions = [text.replace("anyio.run(main)", "") for text in (code[0], *(c for c in code if "def dial_tls" in c))]
+    exec(compile("".join(definitions), "carry-a-protocol.md", "exec"), module.__dict__)
+
+    authority = trustme.CA()
+    served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(served)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(module.serve_tls, PipeServer(module.shout), port, served)
+            async with module.dial_tls("127.0.0.1", port, trusting) as pipe:
+                for line in (b"one\n", b"two\n"):
+                    await pipe.send(line)
+                    assert await pipe.receive() == line.upper()
+                    await pipe.force_reconnect()
+                await pipe.send_eof()
+            with pytest.raises(ReconnectFailed) as failed:
+                async with module.dial_tls("127.0.0.1", port, ssl.create_default_context()) as pipe:
+                    await pipe.receive()
+            assert isinstance(failed.value.__cause__, ssl.SSLCertVerificationError)
+            tasks.cancel_scope.cancel()
+
+    anyio.run(main, backend=backend)
 
 
 # The rest.

@@ -241,7 +241,7 @@ class Test_errors:
             assert isinstance(error.temporary, bool)
             assert error is EventStreamError or "fault" in (error.__doc__ or "")
 
-    def test_only_a_failed_snapshot_is_temporary(self) -> None:
+    def test_only_what_can_help_to_try_again_is_temporary(self) -> None:
         temporary = {name for name in errors.__all__ if getattr(errors, name).temporary}
-        assert temporary == {"SnapshotFailed"}
+        assert temporary == {"BadFrame", "LinkSilent", "SnapshotFailed"}
         assert SnapshotFailed("t", None, "raised", "x").key is None

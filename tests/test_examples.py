@@ -32,6 +32,12 @@ SHOWS = {
         '  price    {"symbol":"Y","bid":8.0}',
         "  reset    epoch",
     ],
+    "cutting_proxy.py": [
+        "up:   8,388,608 bytes arrived, sha256 equal",
+        "down: 8,388,608 bytes arrived, sha256 equal",
+        "proxy: ",
+        "pipe:  ",
+    ],
 }
 
 

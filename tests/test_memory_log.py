@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from random import Random
 from typing import Any, cast
 
@@ -49,9 +50,16 @@ class NoCare:
     def unfollowed(self, key: str) -> None: ...
 
 
+class NoLoop:
+    """What is to be done soon is done at once."""
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        function()
+
+
 def attach(log: MemoryLog, topic: Topic[Any]) -> LiveTopic:
     """A topic on this log, without a bus or a loop."""
-    live = LiveTopic(topic, cast("Waker", None), Disposal(lambda: None), NoCare())
+    live = LiveTopic(topic, cast("Waker", NoLoop()), Disposal(lambda: None), NoCare())
     if topic.compacted:
         live.compaction = Compaction()
     log.attach(live)

@@ -411,7 +411,7 @@ class Test_what_a_loop_does_to_its_tasks:
             tasks.cancel_scope.cancel()
         assert len(seen) == 3 * readers
 
-    @pytest.mark.parametrize("readers", [1, FEW])
+    @pytest.mark.parametrize("readers", [1, FEW, FEW + 1, 20])
     async def test_readers_about_to_run_do_not_count_as_blocked(self, bus: EventBus, readers: int) -> None:
         """Woken by one that was itself woken in the turn that the question takes."""
         seen: list[str] = []

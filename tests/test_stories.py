@@ -6,6 +6,7 @@ import asyncio
 import enum
 import gc
 import weakref
+from itertools import product
 from typing import Any
 
 import anyio
@@ -19,6 +20,7 @@ from eventstream import (
     BusClosed,
     Event,
     EventBus,
+    IndexOrder,
     InvalidPosition,
     MemoryLog,
     NotAuthorized,
@@ -30,10 +32,16 @@ from eventstream import (
     Topic,
 )
 from eventstream.topics import LiveTopic
+from eventstream.topics.buffer import SEGMENT_SIZE
+from eventstream.topics.parking import FEW
 from support import Price, collecting, drain, settle
 
 words = Topic("words", str)
 prices = Topic("prices", Price, key="symbol", compacted=True)
+
+
+class _Verdict(BaseException):
+    """As those by which pytest fails or skips a test."""
 
 
 class Test_waiting:
@@ -82,10 +90,149 @@ class Test_waiting:
                 break
         assert seen == list("abcdef")
 
+    @pytest.mark.parametrize("stopping", [0, FEW])
+    def test_a_reader_that_stops_the_loop_takes_no_wake_up_from_those_of_other_topics(self, stopping: int) -> None:
+        """They were noted to be woken already, so that nobody asked for it again: not even the next publish."""
+        topics = [Topic(f"topic {number}", int) for number in range(3)]
+        seen: list[list[int]] = [[], [], []]
+
+        async def read(bus: EventBus, topic: int, reader: int) -> None:
+            async for event in bus.subscribe(topics[topic]):
+                if (topic, reader) == (0, stopping):
+                    raise SystemExit
+                seen[topic].append(event.payload)
+
+        async def main() -> None:
+            async with EventBus() as bus:
+                reading = [asyncio.create_task(read(bus, *both)) for both in product(range(3), range(FEW + 1))]
+                await settle()
+                for topic in topics:
+                    bus.publish_nowait(topic, 1)
+                await settle()
+                for task in reading:
+                    task.cancel()
+                await asyncio.wait(reading)
+
+        with asyncio.Runner() as runner:
+            task = runner.get_loop().create_task(main())
+            with pytest.raises(SystemExit):
+                runner.get_loop().run_until_complete(task)
+            runner.get_loop().run_until_complete(task)
+        assert seen == [[1] * FEW, [1] * (FEW + 1), [1] * (FEW + 1)]
+
 
 async def _read_to_the_end(subscription: Any) -> None:
     async for _ in subscription:
         pass
+
+
+class Test_the_index:
+    async def test_after_the_last_index_there_is_nothing_is_published(self, bus: EventBus) -> None:
+        """The next event got an index that no position can hold: whoever saved it could not come back."""
+        last = 2**63 - 1
+        subscription = bus.subscribe(words)
+        position = await bus.publish(words, "a", index=last)
+        assert Position.parse(str(position)) == position
+        terms: list[dict[str, Any]] = [{}, {"expect": last}, {"id": "one"}]
+        for one in terms:
+            with pytest.raises(IndexOrder, match=r"refresh\(topic\) begins a new epoch") as caught:
+                await bus.publish(words, "b", **one)
+            assert (caught.value.index, caught.value.head) == (last + 1, last)
+        with pytest.raises(IndexOrder):
+            await bus.publish_many(words, ["b", "c"])
+        assert drain(subscription) == ["a"]
+        assert str(subscription.position) == str(position)
+        await bus.refresh(words)
+        assert (await bus.publish(words, "b", id="one")).index == 1
+
+    @pytest.mark.parametrize("index", [2**63, 2**64, 10**30])
+    async def test_an_index_that_no_position_can_hold_is_refused(self, bus: EventBus, index: int) -> None:
+        with pytest.raises(ValueError, match="from 1 to 2"):
+            await bus.publish(words, "a", index=index)
+        assert (await bus.publish(words, "a")).index == 1
+
+
+class Test_entering_and_leaving:
+    async def test_a_running_bus_is_not_entered_again(self, bus: EventBus) -> None:
+        """It was told so in the words of a library that it did not know it used."""
+        with pytest.raises(BusClosed) as caught:
+            async with bus:
+                pass
+        assert caught.value.state == "running"
+        assert (await bus.publish(words, "a")).index == 1
+
+    async def test_nor_is_one_that_was_closed_or_could_not_open(self) -> None:
+        class Broken(MemoryLog):
+            async def open(self) -> None:
+                raise OSError("no such disk")
+
+        async with EventBus() as closed:
+            pass
+        broken = EventBus(Broken())
+        with pytest.raises(OSError, match="no such disk"):
+            await broken.__aenter__()
+        for bus in (closed, broken):
+            with pytest.raises(BusClosed) as caught:
+                await bus.__aenter__()
+            assert caught.value.state == "closed"
+
+    async def test_one_that_was_not_entered_is_not_left(self) -> None:
+        with pytest.raises(BusClosed) as caught:
+            await EventBus().__aexit__(None, None, None)
+        assert caught.value.state == "new"
+
+    @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, LookupError, _Verdict, ExceptionGroup])
+    @pytest.mark.parametrize("cancelled", [False, True])
+    async def test_what_leaves_the_body_comes_out_as_it_is(self, kind: type[BaseException], cancelled: bool) -> None:
+        """Wrapped in a group, nobody knew an interrupt again; cancelled at the same time, it was not told at all."""
+        error = kind("several", [LookupError()]) if kind is ExceptionGroup else kind("one")
+        with anyio.CancelScope() as scope:
+            try:
+                async with EventBus() as bus:
+                    if cancelled:
+                        scope.cancel()
+                    raise error
+            except BaseException as caught:
+                assert caught is error
+            else:
+                pytest.fail("the error was swallowed")
+        with pytest.raises(BusClosed):
+            bus.subscribe(words)
+
+    async def test_it_comes_out_before_what_fails_later(self) -> None:
+        class Stuck(MemoryLog):
+            async def aclose(self) -> None:
+                raise OSError("disk is full")
+
+        with pytest.raises(LookupError) as caught:
+            async with EventBus(Stuck()):
+                raise LookupError
+        assert isinstance(caught.value.__context__, OSError)
+
+    async def test_a_cancelled_body_leaves_no_error(self) -> None:
+        with anyio.CancelScope() as scope:
+            async with EventBus(), create_task_group() as tasks:
+                tasks.start_soon(anyio.sleep_forever)
+                scope.cancel()
+                await anyio.sleep_forever()
+        assert scope.cancelled_caught
+
+    async def test_a_bus_that_is_cancelled_is_freed_all_the_same(self) -> None:
+        class Object:
+            pass
+
+        topic: Topic[Any] = Topic("objects", object, retain=100_000)
+        alive: weakref.WeakSet[Object] = weakref.WeakSet()
+        with anyio.CancelScope() as scope:
+            async with EventBus() as bus:
+                for _ in range(100_000):
+                    payload = Object()
+                    alive.add(payload)
+                    bus.publish_nowait(topic, payload)
+                del payload
+                scope.cancel()
+        assert not alive
+        assert "closed" in repr(bus)  # who keeps the bus keeps no event
 
 
 class Test_what_users_give:
@@ -288,6 +435,29 @@ class Test_lives:
             with fail_after(5):
                 while len(alive) > 256:
                     await checkpoint()
+
+    async def test_a_publish_that_begins_a_segment_does_not_free_another(self, bus: EventBus) -> None:
+        """Each 128th took ten times as long as the others, and so did the way of its event to the readers."""
+
+        class Object:
+            pass
+
+        topic: Topic[Any] = Topic("objects", object, retain=0)
+        alive: weakref.WeakSet[Object] = weakref.WeakSet()
+
+        def publish(times: int) -> None:
+            for _ in range(times):
+                payload = Object()
+                alive.add(payload)
+                bus.publish_nowait(topic, payload)
+
+        publish(SEGMENT_SIZE + 1)
+        assert len(alive) == SEGMENT_SIZE + 1
+        await settle(3)
+        assert len(alive) == 1
+        for _ in range(100):  # and without a turn of the loop it does not pile up
+            publish(SEGMENT_SIZE)
+            assert len(alive) <= 3 * SEGMENT_SIZE
 
     async def test_a_burst_in_which_the_loop_never_runs_keeps_nothing_of_a_laggard(self, bus: EventBus) -> None:
         """What a laggard lets go is freed by the housekeeping, which could not run; so the publisher has to."""

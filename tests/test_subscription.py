@@ -117,6 +117,23 @@ class Test_reading:
         seen += drain(subscription)
         assert seen == list(range(400))
 
+    async def test_the_position_follows_from_one_way_to_the_next(self, bus: EventBus) -> None:
+        subscription = bus.subscribe(numbers)
+        end = 0
+        for one_by_one in (3, 2, 0):  # of three: all, some, none
+            for number in range(3):
+                bus.publish_nowait(numbers, number)
+            for index in range(end + 1, end + one_by_one + 1):
+                subscription.receive_nowait()
+                assert subscription.position.index == index
+            end += 3
+            if one_by_one == 3:
+                bus.publish_nowait(numbers, 3)
+                end += 1
+            async for batch in subscription.batches():
+                assert (batch[-1].index, subscription.position.index, subscription.lag) == (end, end, 0)
+                break
+
     async def test_receive_nowait_says_when_there_is_nothing(self, bus: EventBus) -> None:
         subscription = bus.subscribe(numbers)
         with pytest.raises(WouldBlock):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random, SystemRandom
 from threading import RLock, get_ident
+from types import TracebackType
 from typing import Any, TypeVar
 
 import anyio
-from anyio import AsyncContextManagerMixin
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
@@ -47,7 +47,7 @@ T = TypeVar("T")
 S = TypeVar("S", bound=Source)
 
 
-class EventBus(AsyncContextManagerMixin):
+class EventBus:
     """An in-process event bus with history. Use it with `async with`; it can be used once.
 
     It belongs to the event loop that entered it. `publish_nowait` may be called from any thread; everything else only
@@ -84,24 +84,38 @@ class EventBus(AsyncContextManagerMixin):
         self._handlings: list[Handling] = []
         self._mirrors: dict[tuple[str, str | None, str | None], Mirror[Any]] = {}
         self._tasks: TaskGroup | None = None  # Invariant: set while the bus runs
-        self._entered = False
+        self._context: AbstractAsyncContextManager[None] | None = None
         self._closed = False
         self._waker: Waker
         self._housekeeping: Housekeeping
         self._cache: SnapshotCache
 
-    @asynccontextmanager
-    async def __asynccontextmanager__(self) -> AsyncGenerator[EventBus, None]:
-        if self._entered:
+    async def __aenter__(self) -> EventBus:
+        if self._context is not None:
             raise BusClosed("closed" if self._closed else "running")
-        self._entered = True
+        self._context = self._lifetime()
+        await self._context.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._context is None:
+            raise BusClosed("new")
+        await self._context.__aexit__(exc_type, exc_value, traceback)
+
+    @asynccontextmanager
+    async def _lifetime(self) -> AsyncGenerator[None, None]:
         self._waker = current_waker()
         self._housekeeping = Housekeeping(self._waker, lambda: [room.live for room in list(self._rooms.values())])
         options = self._options
         self._cache = SnapshotCache(
             options.ttl, options.cache_entries, options.cache_events, anyio.current_time, self._housekeeping.call
         )
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             await self._log.open()
             async with anyio.create_task_group() as self._tasks:
@@ -109,8 +123,10 @@ class EventBus(AsyncContextManagerMixin):
                 try:
                     for handling in self._handlings:
                         handling.start(self._tasks)
-                    yield self
-                except Exception as error:
+                    yield
+                except BaseException as error:
+                    if _is_cancellation(error):
+                        raise
                     failure = error  # raised below, outside the task group, which would wrap it in a group of one
                 finally:
                     tasks = self._tasks
@@ -118,10 +134,12 @@ class EventBus(AsyncContextManagerMixin):
                     tasks.cancel_scope.cancel()
         finally:
             self._closed = True
-            with anyio.CancelScope(shield=True):
-                await self._log.aclose()
-        if failure is not None:
-            raise failure
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._log.aclose()
+            finally:
+                if failure is not None:  # it came first: a cancellation that came too, or what failed later, follows it
+                    raise failure
 
     async def _close(self) -> None:
         with self._declaring:
@@ -170,7 +188,7 @@ class EventBus(AsyncContextManagerMixin):
             InvalidName: if a key, id or header is out of bounds.
             TopicConflict: if the bus knows another topic of this name.
             Conflict: if the key is not where you expect it.
-            IndexOrder: if the given index is not above the head.
+            IndexOrder: if the given index is not above the head, or no index is left after a given one.
             BusClosed: if the bus is not running.
         """
         room = self._known.get(topic) or self._declare(topic)
@@ -497,3 +515,11 @@ class EventBus(AsyncContextManagerMixin):
         if tasks is None:
             raise BusClosed("closed" if self._closed else "new")
         return tasks
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Whether the task group has to see it: a cancellation, alone or among other errors."""
+    cancelled = anyio.get_cancelled_exc_class()
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(cancelled) is not None
+    return isinstance(error, cancelled)

@@ -57,7 +57,7 @@ class Log(Protocol):
 
         Raises:
             Conflict: if the key is not where the terms expect it.
-            IndexOrder: if a given index is not above the head.
+            IndexOrder: if a given index is not above the head, or the head is the last index there is.
         """
         ...
 

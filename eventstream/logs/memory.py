@@ -9,7 +9,7 @@ from random import Random, SystemRandom
 from typing import Final
 
 from ..errors import Conflict, IndexOrder
-from ..events import NO_HEADERS, Event, Position
+from ..events import MAX_INDEX, NO_HEADERS, Event, Position
 from ..topics import AnyEvent, LiveTopic, walk
 from .log import Entries, Terms
 
@@ -64,6 +64,8 @@ class MemoryLog:
                 if index <= live.head:
                     return Position(live.epoch, index)
                 headers = terms.headers
+            if index > MAX_INDEX:
+                raise IndexOrder(live.topic.name, index, live.head)
             name = live.topic.name
             events: list[AnyEvent]
             if len(entries) == 1:

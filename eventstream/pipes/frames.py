@@ -51,8 +51,8 @@ __all__ = (
 VERSION: Final = 1
 MAX_CONTROL: Final = 1024  # bytes of a control frame's body: a HELLO has about 200
 MAX_PAYLOAD: Final = 256 * 1024  # bytes of one DATA frame: a control frame never waits behind more
-LARGE: Final = 4096  # bytes of a piece that may keep a whole chunk alive
-MAX_POSITION: Final = 2**63 - 1  # five thousand years at 50 MB/s
+LARGE: Final = 4096  # bytes: below it a copy costs less than a view
+MAX_POSITION: Final = 2**63 - 1  # five thousand years at 50 MB/s: no honest end comes near it
 
 
 RejectCode: TypeAlias = Literal[
@@ -70,8 +70,8 @@ class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
     position: int
     limit: int
     proof: bytes
-    token: bytes = b""  # only until the first WELCOME arrived
-    epoch: bytes = b""  # of the server's life in which the pipe began; empty until it is known
+    token: bytes = b""  # until the first WELCOME has come
+    epoch: bytes = b""  # from then on: of the server's life in which the pipe began
 
 
 class Welcome(msgspec.Struct, frozen=True):
@@ -175,27 +175,27 @@ class Decoder:
     Invariant: what is kept back is shorter than a header and a control frame.
     """
 
-    __slots__ = ("_error", "_kept", "_left", "_sequence")
+    __slots__ = ("_bad", "_kept", "_left", "_sequence")
 
     def __init__(self) -> None:
         self._kept = b""
         self._left = 0  # bytes still to come of the DATA frame that we are in
         self._sequence = 0  # of the next of them
-        self._error: BadFrame | None = None
+        self._bad: str | None = None  # why; not the error itself, which would hold on to the frames that raised it
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that `chunk` completes, in order.
 
         Raises:
             BadFrame: if the bytes are no frames. The frames before the bad one are lost with it, as if the link had
-                been cut before them; every later call raises it again.
+                been cut before them; every later call raises the same.
         """
-        if self._error is not None:
-            raise self._error
+        if self._bad is not None:
+            raise BadFrame(self._bad)
         try:
             return self._split(self._kept + chunk if self._kept else chunk)
         except BadFrame as error:
-            self._error = error
+            self._bad = error.why
             self._kept = b""
             raise
 
@@ -205,8 +205,8 @@ class Decoder:
         while at < end:
             if self._left:
                 taken = min(self._left, end - at)
-                # A large piece is handed on without a copy. A small one must not keep its chunk alive.
-                source = chunk if taken < LARGE or taken == end else memoryview(chunk)
+                # A large piece is handed on without a copy, if it is most of its chunk, which it keeps alive.
+                source = memoryview(chunk) if taken >= LARGE and end <= 2 * taken < 2 * end else chunk
                 frames.append(Data(self._sequence, source[at : at + taken]))
                 self._sequence += taken
                 self._left -= taken
@@ -276,9 +276,10 @@ def decode_control(kind: int, body: bytes) -> Frame:
 def check_fields(frame: Frame) -> Frame:
     """Raises BadFrame: if a handshake's numbers or ids are out of bounds."""
     if isinstance(frame, Hello | Welcome):
-        if not (0 <= frame.position <= frame.limit + 1 and frame.limit <= MAX_POSITION):  # a FIN counts as one byte
+        if not (0 <= frame.limit <= MAX_POSITION and 0 <= frame.position <= frame.limit + 1):  # a FIN counts as a byte
             raise BadFrame(f"{type(frame).__name__} with position {frame.position} and limit {frame.limit}")
-        if len(frame.proof) != 32 or len(frame.epoch) not in (0, 16):
+        known = 16 if isinstance(frame, Welcome) or not frame.token else 0
+        if len(frame.proof) != 32 or len(frame.epoch) != known:
             raise BadFrame(f"{type(frame).__name__} whose proof or epoch has the wrong length")
     if isinstance(frame, Hello) and (
         len(frame.pipe) != 16 or len(frame.token) not in (0, 32) or not 0 < frame.generation <= MAX_POSITION

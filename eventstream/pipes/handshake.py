@@ -19,7 +19,7 @@ from __future__ import annotations
 import hmac
 from typing import Final, Protocol
 
-from ..errors import BadFrame, ResumeRefused
+from ..errors import BadFrame, LinkRefused, ResumeRefused
 from .frames import VERSION, Ack, Hello, Reject, Welcome
 
 __all__ = ("Held", "check_welcome", "make_hello", "make_welcome", "proves", "refuse_resume")
@@ -47,15 +47,14 @@ class Held(Protocol):
 
 
 def proof(token: bytes, label: bytes, *parts: bytes | int) -> bytes:
-    """An HMAC over all parts, each of a fixed length, so that no two different lists give the same bytes."""
-    text = b"".join(part if isinstance(part, bytes) else part.to_bytes(8, "big") for part in parts)
-    return hmac.digest(token, label + text, "sha256")
+    """An HMAC over all parts, each with its length, so that no two different lists give the same bytes."""
+    texts = (part if isinstance(part, bytes) else part.to_bytes(8, "big") for part in parts)
+    return hmac.digest(token, label + b"".join(bytes([len(text)]) + text for text in texts), "sha256")
 
 
 def hello_proof(token: bytes, hello: Hello) -> bytes:
     """What the holder of `token` puts into this HELLO."""
-    known = bytes(16) if not hello.epoch else hello.epoch
-    return proof(token, HELLO_LABEL, hello.pipe, known, hello.generation, hello.position, hello.limit)
+    return proof(token, HELLO_LABEL, hello.pipe, hello.epoch, hello.generation, hello.position, hello.limit)
 
 
 def welcome_proof(token: bytes, pipe: bytes, generation: int, welcome: Welcome) -> bytes:
@@ -80,7 +79,9 @@ def make_welcome(token: bytes, hello: Hello, epoch: bytes, have: Ack) -> Welcome
 
 def proves(token: bytes, hello: Hello) -> bool:
     """Whether `hello` was made by one who knows `token`."""
-    return hmac.compare_digest(hello.proof, hello_proof(token, hello))
+    return hmac.compare_digest(hello.token or token, token) and hmac.compare_digest(
+        hello.proof, hello_proof(token, hello)
+    )
 
 
 def refuse_resume(hello: Hello, held: Held) -> Reject | None:
@@ -103,10 +104,13 @@ def check_welcome(token: bytes, hello: Hello, welcome: Welcome) -> None:
     """Whether `welcome` is the answer of the server that has our pipe.
 
     Raises:
+        LinkRefused: if it speaks another version.
         BadFrame: if its proof is wrong: somebody else answered.
         ResumeRefused: if it is of another life of the server than the pipe is.
     """
+    if welcome.version != VERSION:
+        raise LinkRefused("version", f"this end speaks version {VERSION}")
     if not hmac.compare_digest(welcome.proof, welcome_proof(token, hello.pipe, hello.generation, welcome)):
         raise BadFrame("WELCOME without the proof that its sender knows this pipe")
-    if not welcome.epoch or (hello.epoch and welcome.epoch != hello.epoch):
+    if hello.epoch and welcome.epoch != hello.epoch:
         raise ResumeRefused("epoch", "the server that had this pipe is gone")

@@ -19,6 +19,7 @@ from typing import Final
 
 from anyio import EndOfStream, aclose_forcefully, create_task_group, current_time, sleep
 from anyio.abc import ByteStream, TaskGroup
+from anyio.lowlevel import checkpoint
 
 from ..errors import LinkSilent
 from .frames import Decoder, Frame
@@ -66,6 +67,7 @@ class Link:
         self._on_input = on_input
         self._tasks: TaskGroup | None = None
         self._output = Signal()
+        self.wake: Callable[[], None] = self._output.set  # there is something to send
         self._owing = Signal()
         self._turn = Signal()  # for the listening task: take the stream back
         self._reading = False  # a task waits for the stream
@@ -73,10 +75,6 @@ class Link:
         self._over = False
         self._sending = True  # somebody is writing to the stream: until the preface is out, the flush task
         self.error: Exception | None = None
-
-    def wake(self) -> None:
-        """There is something to send."""
-        self._output.set()
 
     def listen(self) -> None:
         """Somebody needs to hear what the peer says, and will not read it."""
@@ -191,10 +189,15 @@ class Link:
         """
         if self._sending or self._over:
             self.wake()
+            await checkpoint()
             return
         self._sending = True
         try:
-            await self._stream.send(self._session.next_output())
+            data = self._session.next_output()
+            if data:
+                await self._stream.send(data)
+            else:
+                await checkpoint()
         except Exception as error:  # as in `_guard`
             self.stop(error)
         except BaseException:

@@ -39,7 +39,7 @@ class Liveness:
         self._silent = 0  # ticks in a row with nothing heard
         self._due = now
         self._number = 0
-        self._asked_at = now
+        self._asked_at: float | None = None  # when the PING went out that is not answered yet
 
     def tick(self, now: float) -> Verdict:
         """What to do now; to be called again after `interval`."""
@@ -56,6 +56,7 @@ class Liveness:
         return self._number
 
     def pong(self, number: int, now: float) -> None:
-        """A PONG has come. One for an earlier PING says only that the peer lives."""
-        if number == self._number:
+        """A PONG has come. One for an earlier PING, or a second one, says only that the peer lives."""
+        if number == self._number and self._asked_at is not None:
             self.round_trip = now - self._asked_at
+            self._asked_at = None

@@ -45,11 +45,6 @@ class Pieces:
         if self._run == MANY:
             self._join_run()
 
-    def push_front(self, piece: Piece) -> None:
-        """Gives back what was taken from the front."""
-        self.size += len(piece)
-        self._queue.appendleft(piece)
-
     def take(self, limit: int) -> Piece:
         """The next bytes, at least one and at most `limit`; small pieces come joined, a large one alone, as it is."""
         queue = self._queue

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from anyio import ClosedResourceError, EndOfStream, Event, ResourceGuard, current_time, move_on_after
+from anyio import BusyResourceError, ClosedResourceError, EndOfStream, Event, current_time, move_on_after
 from anyio.abc import ByteStream
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
@@ -43,8 +43,8 @@ class Pipe(ByteStream):
         self._readable = Signal()
         self._room = Signal()
         self._changed: Event | None = None  # for the rare waits, of any number of tasks; made when somebody waits
-        self._send_guard = ResourceGuard("sending to")
-        self._receive_guard = ResourceGuard("receiving from")
+        self._is_sending = False  # by a task of our program
+        self._is_receiving = False
         self._sends = 0  # since other tasks had a turn
         self._bytes = 0
         self._receiver_waits = False
@@ -83,26 +83,52 @@ class Pipe(ByteStream):
             PipeBroken: if the pipe has ended.
             BusyResourceError: if another task is sending.
         """
-        with self._send_guard:
+        if self._is_sending:
+            raise BusyResourceError("sending to")
+        self._is_sending = True
+        try:
             if self._answering or not self._sends:
                 await checkpoint_if_cancelled()
             self._check_sending()
             data = item if type(item) is bytes else bytes(item)
             if not self._session.writer.accept(data):
                 await self._accept_when_there_is_room(data)
-            link = self._link
-            if link is None:
-                self._on_held()
-            elif self._answering:
-                self._answering = False
-                await link.flush_now()
-            else:
-                link.wake()
-                self._sends += 1
-                self._bytes += len(data)
-                if self._sends >= YIELD_SENDS or self._bytes >= YIELD_BYTES:
-                    self._sends = self._bytes = 0
-                    await cancel_shielded_checkpoint()
+            await self._hand_over(len(data))
+        finally:
+            self._is_sending = False
+
+    def offer(self, *items: bytes) -> bool:
+        """Accepts all items, to go out with the next `flush` or `flush_soon`; or none of them, and returns False.
+
+        For tasks that share a pipe, as it needs no turn of its own: False if they do not fit, or a task is in `send`.
+
+        Raises:
+            ClosedResourceError, PipeBroken: as of `send`.
+        """
+        self._check_sending()
+        writer = self._session.writer
+        if self._is_sending or sum(map(len, items)) > writer.ring.free:
+            return False
+        for item in items:
+            writer.accept(item)
+        if self._link is None:
+            self._on_held()
+        return True
+
+    def flush_soon(self) -> None:
+        """Lets what was accepted go out, with what else comes in this turn of the event loop."""
+        if self._link is not None:
+            self._link.wake()
+
+    async def flush(self) -> None:
+        """Writes to the connection what was accepted, unless another task is at it, which then goes on. A checkpoint.
+
+        If a cancellation hits while the connection is slow to take it, the connection is replaced; nothing is lost.
+        """
+        if self._link is None:
+            await checkpoint()
+        else:
+            await self._link.flush_now()
 
     async def _accept_when_there_is_room(self, data: bytes) -> None:
         writer = self._session.writer
@@ -116,6 +142,22 @@ class Pipe(ByteStream):
                     self._link.listen()
                 await self._room.wait()
                 self._check_sending()
+
+    async def _hand_over(self, size: int) -> None:
+        """Lets what was accepted go out: at once if it answers what was received, else with what else comes soon."""
+        link = self._link
+        if link is None:
+            self._on_held()
+        elif self._answering:
+            self._answering = False
+            await link.flush_now()
+        else:
+            link.wake()
+            self._sends += 1
+            self._bytes += size
+            if self._sends >= YIELD_SENDS or self._bytes >= YIELD_BYTES:
+                self._sends = self._bytes = 0
+                await cancel_shielded_checkpoint()
 
     def _on_held(self) -> None:
         """Bytes were taken in, or given out, while there is no link. (The server keeps account of them.)"""
@@ -147,7 +189,10 @@ class Pipe(ByteStream):
         """
         if max_bytes < 1:
             raise ValueError("max_bytes must be a positive integer")
-        with self._receive_guard:
+        if self._is_receiving:
+            raise BusyResourceError("receiving from")
+        self._is_receiving = True
+        try:
             reader = self._session.reader
             if reader.unread:
                 await checkpoint()
@@ -167,6 +212,8 @@ class Pipe(ByteStream):
             elif reader.ack_is_urgent:
                 self._link.wake()
             return data
+        finally:
+            self._is_receiving = False
 
     async def _wait_for_bytes(self) -> None:
         if self._link is not None and self._link.is_lent:
@@ -188,7 +235,10 @@ class Pipe(ByteStream):
             PipeBroken: if the pipe has ended.
             BusyResourceError: if another task is sending.
         """
-        with self._send_guard:
+        if self._is_sending:
+            raise BusyResourceError("sending to")
+        self._is_sending = True
+        try:
             await checkpoint()
             if self._closed:
                 raise ClosedResourceError
@@ -197,6 +247,8 @@ class Pipe(ByteStream):
                 self._session.writer.finish()
                 if self._link is not None:
                     self._link.wake()
+        finally:
+            self._is_sending = False
 
     async def drain(self) -> None:
         """Waits until the peer's end of the pipe has every byte that was sent (and the end of them, if it was said).
@@ -331,7 +383,7 @@ class Pipe(ByteStream):
         if session.reader.unread or session.reader.ended:
             self._readable.set()
         self._room.set()
-        if session.writer.settled or session.is_closed:
+        if session.is_closed or (self._changed is not None and session.writer.settled):
             self._announce()
         if session.is_closed and self._link is not None:
             self._link.stop(session.ended_by)

@@ -2,8 +2,8 @@
 
 Pure bookkeeping: time comes as an argument, and what has to end is returned or called, never awaited. Pipes without a
 link are bounded three times: each by the grace time, all together by a budget of bytes, and all pipes by their number.
-Where a bound is reached, the pipe that has been without a link for the longest time goes first, and its peer is told
-why when it comes back.
+Where a bound is reached, the pipe that has been without a link for the longest time goes first (where bytes are needed,
+of those that hold some), and its peer is told why when it comes back.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ class Registry(Generic[P]):
 
     def remove(self, pipe: P, reason: RejectCode) -> None:
         """The pipe has ended; `reason` is for its peer, should it come back. The first one stays."""
-        if self.pipes.pop(pipe.id, None) is not None:
+        if self._holds(pipe):
             self.resume(pipe)
+            del self.pipes[pipe.id]
             self._ended[pipe.id] = reason
             if len(self._ended) > REMEMBERED:
                 self._ended.popitem(last=False)
@@ -84,23 +85,24 @@ class Registry(Generic[P]):
 
     def suspend(self, pipe: P, now: float) -> None:
         """The pipe has lost its link."""
-        if pipe.id in self.pipes and pipe.id not in self._suspended:
+        if self._holds(pipe) and pipe.id not in self._suspended:
             self._suspended[pipe.id] = (now + self._grace, 0)
             self.count(pipe)
 
     def resume(self, pipe: P) -> None:
         """The pipe has a link again, or needs none any more."""
-        _, counted = self._suspended.pop(pipe.id, (0.0, 0))
-        self.held -= counted
+        if self._holds(pipe):
+            _, counted = self._suspended.pop(pipe.id, (0.0, 0))
+            self.held -= counted
 
     def count(self, pipe: P) -> None:
         """What a pipe without a link holds has changed."""
-        if pipe.id in self._suspended:
+        if self._holds(pipe) and pipe.id in self._suspended:
             deadline, counted = self._suspended[pipe.id]
             self._suspended[pipe.id] = (deadline, pipe.held)
             self.held += pipe.held - counted
-            while self.held > self._budget:
-                self.evict_longest("evicted")
+            while self.held > self._budget:  # who holds nothing frees nothing, and may stay
+                self._give_up(next(key for key, (_, size) in self._suspended.items() if size), "evicted")
 
     def expire(self, now: float) -> None:
         """Ends the pipes whose grace time has passed."""
@@ -110,8 +112,15 @@ class Registry(Generic[P]):
     def evict_longest(self, reason: RejectCode) -> bool:
         """Ends the pipe that has been without a link for the longest time; False if all have one."""
         for pipe_id in self._suspended:
-            pipe = self.pipes[pipe_id]
-            self.remove(pipe, reason)
-            self._evict(pipe, reason)
+            self._give_up(pipe_id, reason)
             return True
         return False
+
+    def _holds(self, pipe: P) -> bool:
+        """Whether this very pipe is here; one that has ended may outlive its id's next use."""
+        return self.pipes.get(pipe.id) is pipe
+
+    def _give_up(self, pipe_id: bytes, reason: RejectCode) -> None:
+        pipe = self.pipes[pipe_id]
+        self.remove(pipe, reason)
+        self._evict(pipe, reason)

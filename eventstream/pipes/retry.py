@@ -6,6 +6,7 @@ restarted server spread out. The first dial after a working link is made at once
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 import msgspec
@@ -29,9 +30,9 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     give_up_after: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.first <= self.cap:
-            raise ValueError(f"0 < first <= cap, not {self.first} and {self.cap}")
-        if self.give_up_after is not None and self.give_up_after < 0:
+        if not 0 < self.first <= self.cap < inf:
+            raise ValueError(f"0 < first <= cap, both finite, not {self.first} and {self.cap}")
+        if self.give_up_after is not None and not self.give_up_after >= 0:
             raise ValueError(f"give_up_after is a time in seconds or None, not {self.give_up_after}")
 
     def delay(self, failures: int, roll: float) -> float:

@@ -56,12 +56,18 @@ class RingBuffer:
         Raises:
             ValueError: if it does not fit.
         """
+        if not self.offer(data):
+            raise ValueError(f"{len(data)} bytes do not fit into a ring with {self.free} free")
+
+    def offer(self, data: bytes) -> bool:
+        """As `append`; returns False if it does not fit."""
         size = len(data)
         if size > self.free:
-            raise ValueError(f"{size} bytes do not fit into a ring with {self.free} free")
+            return False
         self._waiting.append(data)
         self.end += size
         self.free -= size
+        return True
 
     def next_piece(self, limit: int) -> Piece:
         """At most `limit` of the waiting bytes, which count as sent from now on; empty if there are none."""

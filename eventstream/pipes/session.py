@@ -28,7 +28,8 @@ from .writer import BackedWriter
 
 __all__ = ("Event", "PipeStatistics", "Session", "State")
 
-FLUSH: Final = 256 * 1024  # bytes handed to a link at once: enough that its cost per call does not count
+MAX_CAPACITY: Final = 2**40  # bytes: beyond it a limit told to the peer could exceed any position
+FLUSH: Final = 128 * 1024  # bytes handed to a link at once: larger blocks are faulted in anew each time
 
 
 class State(Enum):
@@ -93,9 +94,16 @@ class Session:
     Args:
         capacity: Bytes, in each direction: accepted and not acknowledged; arrived and not taken.
         heartbeat: Seconds between signs of life.
+
+    Raises:
+        ValueError: if one of them is not positive, or the capacity above `MAX_CAPACITY`.
     """
 
     def __init__(self, capacity: int, heartbeat: float) -> None:
+        if not 0 < capacity <= MAX_CAPACITY:
+            raise ValueError(f"capacity is 1 to {MAX_CAPACITY} bytes, not {capacity}")
+        if not heartbeat > 0:
+            raise ValueError(f"heartbeat is a positive time in seconds, not {heartbeat}")
         self.writer = BackedWriter(capacity)
         self.reader = BackedReader(capacity)
         self.state = State.CONNECTING
@@ -105,7 +113,7 @@ class Session:
         self.ended_by: Exception | None = None  # set once, with CLOSED; None there if all was said
         self._heartbeat = heartbeat
         self.liveness = Liveness(heartbeat, 0.0)
-        self._control: list[bytes] = []  # bounded: PINGs, of which a link that cannot be written to gets two at most
+        self._ping: int | None = None  # only the latest one waits, if the peer does not read
         self._pong: int | None = None  # only the latest PING is answered: a flood of them costs nothing
         self._close: Close | None = None
         self._ack_now = False
@@ -134,9 +142,9 @@ class Session:
         self.links += 1
         self.writer.resume(peer.position, peer.limit)
         self.liveness = Liveness(self._heartbeat, now)
-        self._control.clear()
-        self._pong = None
-        self._has_control = self._ack_now = False
+        self._ping = self._pong = None
+        self._ack_now = False
+        self._has_control = self._close is not None
 
     def link_lost(self, error: Exception | None) -> None:
         """The present link has ended."""
@@ -145,7 +153,7 @@ class Session:
             self._move(Event.LOST)
 
     def end(self, error: Exception | None) -> None:
-        """The pipe is over, for the first reason that is given; nothing will be sent or heard any more."""
+        """The pipe is over, for the first reason that is given: lets go of its bytes. Its link is to be stopped."""
         if self.is_closed:
             return
         self._move(Event.ENDED)
@@ -189,7 +197,7 @@ class Session:
 
     def ping(self, now: float) -> None:
         """Asks for a sign of life."""
-        self._control.append(encode(Ping(self.liveness.ping(now))))
+        self._ping = self.liveness.ping(now)
         self._has_control = True
 
     def ack_soon(self) -> None:
@@ -211,17 +219,21 @@ class Session:
         if self._close is not None and not self.writer.has_output:
             output.append(encode(self._close))
             self._close = None
+            self._has_control = False
         return b"".join(output)
 
     def _next_control(self) -> list[bytes]:
-        output, self._control = self._control, []
+        output: list[bytes] = []
+        if self._ping is not None:
+            output.append(encode(Ping(self._ping)))
+            self._ping = None
         if self._pong is not None:
             output.append(encode(Pong(self._pong)))
             self._pong = None
         if self._ack_now or self.reader.ack_is_urgent:
             output.append(encode(self.reader.tell()))
             self._ack_now = False
-        self._has_control = False
+        self._has_control = self._close is not None
         return output
 
     def statistics(self) -> PipeStatistics:

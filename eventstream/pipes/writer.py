@@ -23,15 +23,16 @@ class BackedWriter:
         capacity: The most bytes accepted and not yet acknowledged.
     """
 
-    __slots__ = ("_fin_acknowledged", "_fin_sent", "_finished", "_limit", "_reached", "ring")
+    __slots__ = ("_fin_acknowledged", "_fin_sent", "_limit", "_lost", "_reached", "finished", "ring")
 
     def __init__(self, capacity: int) -> None:
         self.ring = RingBuffer(capacity)
         self._limit = 0
         self._reached = 0  # the highest position ever sent, on any link; with the FIN, one more than `sequence`
-        self._finished = False
+        self.finished = False  # whether `finish` was called
         self._fin_sent = False  # on the present link
         self._fin_acknowledged = False
+        self._lost = 0  # bytes given up with the pipe: accepted, and never acknowledged
 
     @property
     def sequence(self) -> int:
@@ -41,17 +42,12 @@ class BackedWriter:
     @property
     def acknowledged(self) -> int:
         """How many of them the peer has."""
-        return self.ring.start
-
-    @property
-    def finished(self) -> bool:
-        """Whether `finish` was called."""
-        return self._finished
+        return self.ring.start - self._lost
 
     @property
     def settled(self) -> bool:
         """Whether the peer has everything: all bytes and, if there is to be one, the FIN."""
-        return not self.ring.size and (self._fin_acknowledged or not self._finished)
+        return not self.ring.size and not self._lost and (self._fin_acknowledged or not self.finished)
 
     @property
     def has_output(self) -> bool:
@@ -59,18 +55,15 @@ class BackedWriter:
         ring = self.ring
         if ring.sent < ring.end:
             return ring.sent < self._limit
-        return self._finished and not self._fin_sent and not self._fin_acknowledged
+        return self.finished and not self._fin_sent and not self._fin_acknowledged
 
     def accept(self, data: bytes) -> bool:
         """Takes `data` whole, or returns False if it does not fit now."""
-        if len(data) > self.ring.free:
-            return False
-        self.ring.append(data)
-        return True
+        return self.ring.offer(data)
 
     def finish(self) -> None:
         """There will be no more bytes."""
-        self._finished = True
+        self.finished = True
 
     def next_output(self, budget: int) -> list[Piece]:
         """Headers and payloads to be sent now, about `budget` bytes of them."""
@@ -83,7 +76,7 @@ class BackedWriter:
             budget -= len(piece)
         if ring.sent > self._reached:
             self._reached = ring.sent
-        if self._finished and ring.sent == ring.end and not self._fin_sent and not self._fin_acknowledged:
+        if self.finished and ring.sent == ring.end and not self._fin_sent and not self._fin_acknowledged:
             self._fin_sent = True
             self._reached = ring.end + 1
             output.append(encode(Fin(ring.end)))
@@ -95,7 +88,7 @@ class BackedWriter:
         Raises:
             BadFrame: if that much was never sent.
         """
-        if position > self.ring.sent + self._fin_sent:
+        if position > self.ring.sent + (self._fin_sent or self._fin_acknowledged):
             raise BadFrame(f"ACK of {position}, but only {self.ring.sent} was sent")
         self._limit = max(self._limit, limit)
         if position > self.ring.end:
@@ -109,8 +102,9 @@ class BackedWriter:
         Raises:
             ResumeRefused: if the peer claims to have what was never sent, or to lack what it has acknowledged.
         """
-        if not self.ring.start <= position <= self._reached:
-            raise ResumeRefused("position", f"it has {position}; {self.ring.start} to {self._reached} can be resumed")
+        oldest = self.ring.start + self._fin_acknowledged
+        if not oldest <= position <= self._reached:
+            raise ResumeRefused("position", f"it has {position}; {oldest} to {self._reached} can be resumed")
 
     def resume(self, position: int, limit: int) -> None:
         """Begins a new link: goes on from `position`, which `check_resume` has allowed."""
@@ -122,5 +116,6 @@ class BackedWriter:
         self.ring.rewind(position)
 
     def abandon(self) -> None:
-        """The pipe has ended: lets go of everything."""
+        """The pipe has ended: lets go of everything. What the peer did not acknowledge counts as never acknowledged."""
+        self._lost += self.ring.size
         self.ring.clear()

@@ -211,6 +211,7 @@ class Connection:
         while True:
             for message in messages:
                 await self._do(message)
+            await self._outgoing.flush()
             await self._outgoing.wait_for_room()
             try:
                 chunk = await self._pipe.receive()

@@ -96,11 +96,9 @@ class Feeding:
                     return
             body = self._shared.body(item, self._selected_by)
             self._credit -= len(body)
-            self._outgoing.say(events_head(self._number, len(body)), body)
+            await self._outgoing.send(events_head(self._number, len(body)), body)
         else:
-            self._outgoing.say(encode(_mark(self._number, item)))
-        if self._outgoing.is_full:
-            await self._outgoing.wait_for_room()
+            await self._outgoing.send(encode(_mark(self._number, item)))
 
 
 def _mark(number: int, mark: Any) -> Mark:

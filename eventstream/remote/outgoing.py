@@ -1,4 +1,7 @@
-"""What waits to go out on one pipe: many tasks say, one task sends, all that has gathered at a time.
+"""What waits to go out on one pipe, on which many tasks speak.
+
+What fits into the pipe goes there directly; only what does not waits here, for one task that sends all that has
+gathered at a time.
 
 Bounded in bytes, so that a peer that does not read stalls those who talk to it and nobody else. Small answers are
 never refused: they are bounded by the requests that are read, and reading stops while this is full.
@@ -9,6 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from anyio import Event
+from anyio.lowlevel import checkpoint
 
 from ..pipes import Pipe
 from ..pipes.signal import Signal
@@ -30,11 +34,27 @@ class Outgoing:
         self._closing = False
 
     def say(self, *parts: bytes) -> None:
-        """Adds a message; its parts are joined only when it is sent."""
+        """Adds a message; its parts are joined only when they are sent, soon, with what else is said."""
+        if not self._parts and self._pipe.offer(*parts):
+            self._pipe.flush_soon()
+            return
         self._parts += parts
         for part in parts:
             self._size += len(part)
         self._some.set()
+
+    async def send(self, *parts: bytes) -> None:
+        """As `say`, by the shortest way: from this very task. Waits while too much else waits. A checkpoint."""
+        if not self._parts and self._pipe.offer(*parts):
+            await self._pipe.flush()
+            return
+        self.say(*parts)
+        await checkpoint()
+        await self.wait_for_room()
+
+    async def flush(self) -> None:
+        """Sends at once what was said. A checkpoint."""
+        await self._pipe.flush()
 
     @property
     def is_full(self) -> bool:

@@ -1,9 +1,10 @@
 """One reader's place, and the rules by which it moves: filters, marks, the ends of snapshots, interruptions.
 
-A cursor is moved by its reader alone, in the reader's thread, without a lock. It hands out *chunks*: a chunk is a
-slice of a segment that the reader then works off through `rest`, an iterator that all ways of reading share. So how
-much of a chunk was handed out is known from `rest` alone, and an event costs its reader nothing but the step of that
-iterator. `settled` derives the reader's position from it: never ahead of what was handed out, never inside a batch.
+A cursor is moved by its reader alone, in the reader's thread, without a lock. It hands out *chunks*, slices of a
+segment. Who reads one by one leaves the chunk with the cursor, and works it off through `rest`, an iterator that all
+ways of reading share. So how much of a chunk was handed out is known from `rest` alone, and an event costs its reader
+nothing but the step of that iterator. `settled` derives the reader's position from it: never ahead of what was handed
+out, never inside a batch.
 
 Others may do one thing: `interrupt` it. The publisher does, when the reader is past its bound: the place is cleared
 (so that a reader that never comes back pins nothing but the chunk in its hands) and the reader finds out at its next
@@ -21,7 +22,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterator
 from operator import length_hint
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from ..errors import EventStreamError
 from ..events import Bookmark, Position, ResetReason, Resumed, SnapshotEnd, SnapshotStart
@@ -35,7 +36,7 @@ __all__ = ("Chain", "Cursor", "Guide", "Mark", "Select", "Step")
 
 Select: TypeAlias = Callable[[list[AnyEvent]], list[AnyEvent]]
 Mark: TypeAlias = Resumed | SnapshotStart | SnapshotEnd | Bookmark
-Step: TypeAlias = Mark | bool | None
+Step: TypeAlias = list[AnyEvent] | Mark | Literal[False] | None
 
 NOWHERE: Final = Segment(0, None, [])  # type: ignore[arg-type]  # nobody ever waits here: `ready` says so
 DONE: Final[Iterator[AnyEvent]] = iter(())
@@ -76,8 +77,8 @@ class Cursor:
         key: The one key that is followed, or None.
         principal: Whose it is, if anybody's.
         spot: Where its task waits.
-        chunk: The stretch that is being handed out; empty when it was handed out whole and more was asked for.
-        rest: What remains of the chunk; whoever reads next takes from here.
+        chunk: The stretch that is being handed out one by one; empty when it was handed out whole and more was asked for.
+        rest: What remains of the chunk; whoever reads next takes from here. Set with it, by who reads one by one.
         index: The index up to which everything was handed out when the present chunk was taken.
         channel: Where it is watched for lag; None while it refers to nothing.
         pinned: While it reads a snapshot: how many live events came before the place that the snapshot leads to.
@@ -174,15 +175,15 @@ class Cursor:
     # Moving, in the reader's thread.
 
     def advance(self) -> Step:
-        """Goes on after the present chunk. True: there is a new one in `rest`. None: nothing yet.
+        """Goes on after the present chunk. A list: the next one, which counts as handed out. None: nothing yet.
 
         False: nothing for this reader among many events; ask again, after others had their turn.
 
         Raises:
             EventStreamError: `closed`, or what prevents the reader from starting again.
         """
-        # Between threads: an interrupting publisher clears `_plain` first and `_segment` second. Whatever is written
-        # here in between is undone below, so a chain that was let go is never held again.
+        # Between threads: an interrupting publisher sets `interrupted`, then clears `_plain`, then `_segment`. Whatever
+        # is written here in between is undone below, so a chain that was let go is never held again.
         while self._plain:
             segment, offset = self._segment, self._offset
             following = segment.next  # before the length: see topics/buffer.py
@@ -190,15 +191,14 @@ class Cursor:
             stop = len(items)
             if offset < stop:
                 # A list of one is by far the most frequent slice, and cheaper made than cut.
-                chunk = self.chunk = items[offset:stop] if stop - offset > 1 else [items[offset]]
+                chunk = items[offset:stop] if stop - offset > 1 else [items[offset]]
                 self._offset = stop
                 self.index = self._end
                 self._end = chunk[-1].index
                 self.delivered += stop - offset
-                self.rest = iter(chunk)
                 if self.interrupted is not None:
                     self._let_go()
-                return True
+                return chunk
             if following is None:
                 self.index = self._end  # as in `_move`
                 self.chunk = NOTHING
@@ -286,11 +286,9 @@ class Cursor:
             self._let_go()
         if events:
             self._skipped = 0
-            self.chunk = events
             self.delivered += len(events)
-            self.rest = iter(events)
             self._become_plain()
-            return True
+            return events
         self._skipped += len(taken)
         if self._skipped < SEGMENT_SIZE or snapshot is not None:
             return False
@@ -313,9 +311,10 @@ class Cursor:
             and self._until is None
             and self.then is None
             and not self._mark
-            and self.interrupted is None
             and self.closed is None
         )
+        if self.interrupted is not None:  # asked after the assignment, which may have overruled a publisher's
+            self._plain = False
 
     # Standing.
 
@@ -409,9 +408,9 @@ class Cursor:
 
     def interrupt(self, reason: ResetReason) -> None:
         """Has to start again from a snapshot. From any thread, under the topic's lock."""
-        self._plain = False
         if self.interrupted is None:
             self.interrupted = reason
+        self._plain = False  # after the reason, which `_become_plain` looks at after it
         self._let_go()
 
     def discard(self, index: int) -> None:

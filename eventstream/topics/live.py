@@ -18,7 +18,7 @@ import msgspec
 
 from ..errors import BusClosed, EventStreamError
 from ..events import Position, Topic
-from .buffer import AnyEvent
+from .buffer import AnyEvent, Segment
 from .channel import Channel
 from .cursor import Chain, Cursor
 from .disposal import Disposal
@@ -93,8 +93,8 @@ class LiveTopic:
     """
 
     __slots__ = (
-        "_bookmarked", "_care", "_channels", "_waker", "closed", "compaction", "cursors", "disposal", "epoch", "grown",
-        "head", "history", "horizon", "lagged", "lock", "topic", "whole",
+        "_bookmarked", "_care", "_channels", "_fading", "_waker", "closed", "compaction", "cursors", "disposal", "epoch",
+        "grown", "head", "history", "horizon", "lagged", "lock", "topic", "whole",
     )  # fmt: skip
 
     epoch: str
@@ -116,6 +116,7 @@ class LiveTopic:
         self._waker = waker
         self._care = care
         self._channels: dict[str, Channel] = {}
+        self._fading: Segment | None = None  # no longer retained, and freed at the loop's next turn
         self._begin("", 0)
 
     def begin(self, epoch: str, head: int = 0) -> None:
@@ -146,6 +147,8 @@ class LiveTopic:
     def _begin(self, epoch: str, head: int) -> None:
         self.epoch = epoch
         self.head = self.horizon = head
+        self.lock.dropped.append(self._fading)
+        self._fading = None
         self.whole = Channel(self._waker)
         self.history = History(self.whole.buffer, self.topic.retain, head)
         if self.compaction is not None:
@@ -164,21 +167,30 @@ class LiveTopic:
             raise BusClosed("closed")
         whole = self.whole
         segment = whole.buffer.append(events)
-        if segment is not None:
-            old = self.history.add(segment)
-            if old is not None:
-                self.lock.dropped.append(old)
-            if self.disposal:
-                self.lock.dropped.append(self.disposal.cut())
-            if self._bookmarked and segment.start and not self.grown:
-                self.grown = True
-                self._care.grown()
         if self.compaction is not None:
             self.compaction.observe(events, self.lock.dropped)
         if self._channels:
             self._route(events)
         self.head = events[0].index  # after the channels: a reader that sees it and finds no more has seen all
         whole.follow_up()
+        if segment is not None:
+            self._retain(segment)  # after the wake-up: what is freed then is freed behind the readers' backs
+
+    def _retain(self, segment: Segment) -> None:
+        """A segment was begun, so an old one may be let go of: from the loop, since freeing it takes ten publishes."""
+        old = self.history.add(segment)
+        if old is not None:
+            self.lock.dropped.append(self._fading)  # nothing, unless the loop had no turn since
+            self._fading = old
+            self._waker.call_soon(self._fade)
+        if self.disposal:
+            self.lock.dropped.append(self.disposal.cut())
+        if self._bookmarked and segment.start and not self.grown:
+            self.grown = True
+            self._care.grown()
+
+    def _fade(self) -> None:
+        self._fading = None
 
     def _route(self, events: list[AnyEvent]) -> None:
         channels = self._channels

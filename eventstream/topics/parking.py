@@ -136,7 +136,13 @@ class Waker(ABC):
             lot = pending.popleft()
             lot.scheduled = False  # a publish that comes after this asks for another turn
             spots, lot.parked = lot.parked, {}
-            self._step_all(lot, spots)
+            try:
+                self._step_all(lot, spots)
+            except BaseException:  # see `_step_all`: the lots behind this one are noted already, so nobody asks again
+                if pending and not self._scheduled:
+                    self._scheduled = True
+                    self.call_soon(self._callback)
+                raise
 
     @abstractmethod
     def _step_all(self, lot: Lot, spots: dict[Any, None]) -> None:
@@ -248,7 +254,7 @@ class _AsyncioSpot(Spot):
                 self.wake()
 
     def done(self) -> bool:
-        return self.callback is None
+        return self.callback is None or (self._parked_in is not None and self._parked_in.scheduled)
 
     def _raise(self, cancelled: CancelledError) -> None:
         self.result = NoneType

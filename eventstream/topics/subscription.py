@@ -182,7 +182,9 @@ class Subscription(Generic[T]):
             step = self._advance()
             if step is None:
                 raise WouldBlock
-            if not isinstance(step, bool):
+            if isinstance(step, list):
+                cursor.chunk, cursor.rest = step, iter(step)
+            elif step is not False:
                 self._tell(step)
 
     # Standing.
@@ -271,8 +273,9 @@ class Subscription(Generic[T]):
             if one_by_one:
                 for event in cursor.rest:
                     yield event
-            elif cursor.chunk and (chunk := cursor.take()):
-                yield chunk
+            elif cursor.chunk and (left := cursor.take()):
+                yield left
+                del left  # a reader that waits keeps no event alive
             try:
                 step = cursor.advance()
             except EventStreamError as error:
@@ -287,15 +290,21 @@ class Subscription(Generic[T]):
                 chunks = 0
                 await spot
                 continue
-            if not isinstance(step, bool):
-                if frames:
+            if step is not False:
+                if isinstance(step, list):
+                    if one_by_one:
+                        cursor.chunk, cursor.rest = step, iter(step)
+                    else:
+                        yield step
+                elif frames:
                     yield step
                 else:
                     self._tell(step)
-            chunks += 1
-            if chunks >= CHUNKS or step is False:
-                chunks = 0
-                await checkpoint()
+                chunks += 1
+                if chunks < CHUNKS:
+                    continue
+            chunks = 0
+            await checkpoint()
 
     def _advance(self) -> Step:
         try:
