@@ -23,7 +23,7 @@ from ..events import Bookmark, Earliest, Event, Frame, Position, SnapshotStart
 from .buffer import AnyEvent
 from .cursor import Cursor, Guide, Mark, Select, Step
 from .live import LiveTopic
-from .parking import Waker
+from .parking import Lot, Spot, Waker, current_waker
 
 __all__ = ("Opening", "Subscription", "SubscriptionStatistics")
 
@@ -72,6 +72,21 @@ class _Reading(Protocol):
     def asend(self, value: None, /) -> Coroutine[Any, Any, Any]: ...
 
     def __aiter__(self) -> AsyncIterator[Any]: ...
+
+
+class _Unready:
+    """Waits for no event."""
+
+    def ready(self) -> bool:
+        return False
+
+
+def _aside() -> Spot:
+    """A place to wait where no event comes by."""
+    waker = current_waker()
+    spot = waker.spot(_Unready())
+    spot.lot = Lot(waker)
+    return spot
 
 
 class _Way(Enum):
@@ -188,7 +203,36 @@ class Subscription(Generic[T]):
             elif step is not False:
                 self._tell(step)
 
+    async def hold(self) -> bool:
+        """Waits without reading: until `release` is called, or the subscription has ended, and returns False then.
+
+        For those who pass events on and have nowhere to put them now. Publishers do not wake it.
+        """
+        cursor = self._cursor
+        if self.has_ended:
+            return False
+        if cursor.spot.occupied:
+            raise BusyResourceError("reading from")
+        reading, aside = cursor.spot, _aside()
+        cursor.spot = aside
+        try:
+            await aside
+        finally:
+            cursor.spot = reading
+            if aside.lot is None:  # its place was taken away meanwhile
+                reading.lot = None
+        return not self.has_ended
+
+    def release(self) -> None:
+        """Lets `hold` return."""
+        self._cursor.spot.wake()
+
     # Standing.
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will be handed out."""
+        return self._cursor.closed is not None
 
     @property
     def position(self) -> Position:
