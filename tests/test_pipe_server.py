@@ -535,7 +535,6 @@ def test_a_server_can_serve_again(backend: Any, tmp_path: Any) -> None:
     run_at(Memory(tmp_path), main, backend)
 
 
-@pytest.mark.xfail(strict=True, reason="the errors of the pipe are not looked for in exception groups")
 @simulated
 async def test_handlers_with_their_own_tasks(place: Memory) -> None:
     """A handler whose task group ends with the pipe's error is no failure to be logged."""
