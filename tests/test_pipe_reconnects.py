@@ -350,6 +350,43 @@ def encode_payload(sequence: int, payload: bytes) -> bytes:
 
 
 @simulated
+async def test_the_position_is_told_after_the_fence(place: Memory) -> None:
+    """2.9, 8: whatever the old link brings while the new HELLO is read, WELCOME tells exactly what was received."""
+    async with serving(PipeServer(meeting := Meeting(), linger=0.0), await place.listen()):
+        links = [Rude(await place.connect())]
+        await links[0].say(links[0].hello())
+        await links[0].hear()
+        served, sent = await meeting.pipe(), 0
+        for generation in range(2, 12):
+            old, new = links[-1], Rude(await place.connect())
+            await new.say(new.hello(generation, epoch=links[0].epoch))
+            for _ in range(5):
+                await settle(generation % 3)
+                with suppress(BrokenResourceError):
+                    await old.stream.send(encode_payload(sent, b"more"))
+                    sent += 4
+            welcome = await new.hear_until(Welcome)
+            assert isinstance(welcome, Welcome)
+            assert welcome.position == served.statistics().received
+            sent = welcome.position
+            links.append(new)
+        for link in links:
+            await link.aclose()
+
+
+@simulated
+async def test_what_a_peer_repeats_is_heard_once(place: Memory) -> None:
+    """2.9, 8: DATA that was received before, in whole or in part, is dropped."""
+    async with serving(PipeServer(meeting := Meeting(), linger=0.0), await place.listen()):
+        rude = Rude(await place.connect())
+        await rude.say(rude.hello())
+        for sequence, data in ((0, b"abcd"), (0, b"abcd"), (1, b"bc"), (2, b"cdef"), (0, b"abcdefgh"), (8, b"i")):
+            await rude.stream.send(encode_payload(sequence, data))
+        assert await hear(await meeting.pipe(), 9) == b"abcdefghi"
+        await rude.aclose()
+
+
+@simulated
 async def test_a_fenced_link_takes_nothing(place: Memory) -> None:
     """2.9, 8: what is sent in the very turn in which a new link comes goes over the new one, not the fenced one."""
     async with wrapped_pair(place, lambda stream: None) as (client, served, listener):
