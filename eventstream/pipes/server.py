@@ -11,6 +11,7 @@ pipes, and the bytes of those without a link.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random, SystemRandom
@@ -121,6 +122,9 @@ class PipeServer:
         limits: PipeLimits | None = None,
         random: Random | None = None,
     ) -> None:
+        if not 0 < grace < math.inf or not 0 <= linger < math.inf:
+            raise ValueError(f"grace and linger are times in seconds, not {grace} and {linger}")
+        Session(capacity, heartbeat)  # refuses what is out of bounds now, not at the first connection
         self._handler = handler
         self._capacity = capacity
         self._heartbeat = heartbeat
@@ -256,6 +260,8 @@ class PipeServer:
             return Reject("version", f"this server speaks version {VERSION}")
         if self._closing:
             return Reject("busy", "the server stops")
+        if hello.epoch and hello.epoch != self._epoch:
+            return Reject("epoch")
         known = self.registry.pipes.get(hello.pipe)
         if known is not None:
             return refuse_resume(hello, known) or known
@@ -263,7 +269,7 @@ class PipeServer:
         if ended is not None:
             return Reject(ended)
         if hello.epoch:
-            return Reject("unknown" if hello.epoch == self._epoch else "epoch")
+            return Reject("unknown")
         if not hello.token or not proves(hello.token, hello):
             return Reject("proof")
         if hello.position:
