@@ -15,19 +15,15 @@ from eventstream.remote import RemoteBus, Server
 from eventstream.remote.messages import Greeting, Message, MessageDecoder, encode
 from eventstream.testing import Network, run_simulated
 from support import settle as settle_locally
+from support import take
 
 T = TypeVar("T")
 QUICK = Retry(first=0.05, cap=0.5)
 
 
-async def settle() -> None:
+async def settle(turns: int = 20) -> None:
     """Lets all tasks run that can, and all bytes arrive that are under way."""
-    await settle_locally(80)
-
-
-async def take(subscription: Subscription[T], count: int) -> list[T]:
-    """The payloads of the next events."""
-    return [(await subscription.receive()).payload for _ in range(count)]
+    await settle_locally(5 * turns)
 
 
 async def drain(subscription: Subscription[T]) -> list[T]:
@@ -41,6 +37,12 @@ async def drain(subscription: Subscription[T]) -> list[T]:
         except anyio.WouldBlock:
             if not subscription.lag:
                 return payloads
+
+
+async def receive_now(subscription: Subscription[T]) -> Event[T]:
+    """The next event, if it comes without anything else happening."""
+    await settle()
+    return subscription.receive_nowait()
 
 
 class Town:
