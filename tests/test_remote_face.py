@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -24,6 +24,7 @@ from typing import Any
 import anyio
 import pytest
 from _pytest.assertion.rewrite import rewrite_asserts
+from remote_support import drain, receive_now, settle
 
 import support
 from eventstream import BusStatistics, EventBus, Topic
@@ -31,7 +32,6 @@ from eventstream.bus import OnError
 from eventstream.remote import RemoteBus, Server
 from eventstream.remote.connection import Shelf
 from eventstream.testing import Network
-from remote_support import drain, receive_now, settle
 
 HERE = Path(__file__).parent
 
@@ -78,6 +78,7 @@ NOT_REMOTE = {
         "test_that_of_an_idle_reader_of_one_key_follows_the_topic",
     ),
     "only the server knows whether a topic has a state": ("test_a_topic_without_state_has_none",),
+    "the same code, and slow over a network": ("test_a_reader_with_a_backlog_lets_others_run",),
     "of the package, not of a bus": (
         "test_it_hands_on_what_is_documented_and_nothing_else",
         "test_all_of_each_module_is_what_its_package_hands_on",
@@ -110,7 +111,7 @@ class ServedBus(RemoteBus):
 
     def _known(self, topic: Topic[Any]) -> Any:
         shelves = self.server._shelves
-        if isinstance(topic, Topic) and topic.name not in shelves:
+        if getattr(topic, "name", None) not in (None, *shelves):
             shelves[topic.name] = Shelf(topic, topic.key is not None, *self.server._kept)
         return super()._known(topic)
 
@@ -157,12 +158,21 @@ def read_remotely(name: str) -> ModuleType:
     return module
 
 
+def _spare(test: Any) -> None:
+    """Five hundred readers take ten seconds here."""
+    for mark in getattr(test, "pytestmark", ()):
+        if mark.args[0] == "readers":
+            mark.args[1].remove(500)
+
+
 def _collect(name: str, left_out: set[str]) -> Iterator[tuple[str, type]]:
     for group, tests in vars(read_remotely(name)).items():
         if group.startswith("Test_"):
             for test in [test for test in vars(tests) if test in left_out]:
                 delattr(tests, test)
                 left_out.discard(test)
+            for test in vars(tests).values():
+                _spare(test)
             yield f"{group}_of_{name.removeprefix('test_')}", tests
 
 
@@ -182,6 +192,6 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def bus() -> AsyncIterator[ServedBus]:
+async def bus() -> AsyncIterator[RemoteBus]:
     async with ServedBus() as running:
         yield running
