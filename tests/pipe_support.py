@@ -197,7 +197,7 @@ def simulated(behaviour: Callable[[Any], Awaitable[None]]) -> Any:
     return test
 
 
-def run_at(place: Place, behaviour: Callable[[Any], Awaitable[None]], backend: Backend) -> None:
+def run_at(place: Place, behaviour: Callable[[Any], Awaitable[None]], backend: Backend, limit: float = 20.0) -> None:
     """Runs a behaviour, then looks for tasks, streams and file descriptors that it left."""
     if not place.simulated:
         contexts()
@@ -205,7 +205,7 @@ def run_at(place: Place, behaviour: Callable[[Any], Awaitable[None]], backend: B
 
     async def main() -> None:
         tasks = living_tasks()
-        with anyio.fail_after(20.0 if not place.simulated else None):
+        with anyio.fail_after(None if place.simulated else limit):
             await behaviour(place)
         for _ in range(20):
             await checkpoint()
@@ -407,5 +407,7 @@ async def settle(turns: int = 20) -> None:
 
 async def until(condition: Callable[[], object]) -> None:
     """Looks again and again until it is so. Where time is simulated, this takes none."""
-    while not condition():  # noqa: ASYNC110  # what is waited for is not an event of ours
-        await anyio.sleep(0.001)
+    pause = 0.001
+    while not condition():
+        await anyio.sleep(pause)
+        pause = min(0.05, pause * 1.1)

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from eventstream.pipes.frames import Ack, Decoder, Frame, Hello, Reject, Welcome, encode
+from eventstream.pipes.frames import Ack, Data, Decoder, Frame, Hello, Reject, Welcome, encode, encode_data
 from eventstream.pipes.handshake import check_welcome, make_hello, make_welcome, refuse_resume
 from eventstream.pipes.liveness import Verdict
 from eventstream.pipes.session import Session, State
@@ -105,12 +105,12 @@ class Machine(RuleBasedStateMachine):
 
     # What links do
 
-    @rule(name=ends)
-    def send(self, name: str) -> None:
-        """All that an end has to say goes onto its link; it has nothing more to say then."""
+    @rule(name=ends, repeated=st.sampled_from([0, 1, 100]))
+    def send(self, name: str, repeated: int = 0) -> None:
+        """All that an end has to say goes onto its link, and it has nothing more to say then."""
         end = self.ends[name]
         if end.link is not None:
-            end.link.towards[end.other] += end.session.next_output()
+            end.link.towards[end.other] += repeating(end.session.next_output(), repeated)
             assert not end.session.has_output
             assert end.session.next_output() == b""
 
@@ -140,7 +140,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(dialer=shares, server=shares, is_healed=st.booleans())
     def cut(self, dialer: float, server: float, is_healed: bool) -> None:
-        """Both ends lose the link, after a part of what was on its way has arrived."""
+        """Both ends lose the link, after a part of what they had to say has arrived."""
+        self.send("dialer")
+        self.send("server")
         for end, share in ((self.dialer, dialer), (self.server, server)):
             self.deliver(end.name, share)
             end.lose()
@@ -296,6 +298,21 @@ class Machine(RuleBasedStateMachine):
         self.dialer.session.apply(frames, lambda: self.now)
         assert self.dialer.session.state is State.CLOSED
         assert self.dialer.session.ended_by is None
+
+
+def repeating(data: bytes, extra: int) -> bytes:
+    """What a careless peer makes of its output: before new bytes it says some old ones again and again."""
+    if not extra:
+        return data
+    output = b""
+    for frame in Decoder().feed(data):
+        if isinstance(frame, Data):
+            start, end = max(0, frame.sequence - extra), frame.sequence + len(frame.payload)
+            for stop in sorted({(start + frame.sequence) // 2, frame.sequence, end} - {start}):
+                output += encode_data(start, stop - start) + CONTENT[start:stop]
+        else:
+            output += encode(frame)
+    return output
 
 
 def through_the_wire(frame: Hello | Welcome) -> list[Frame]:

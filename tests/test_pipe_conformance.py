@@ -12,9 +12,11 @@ from functools import partial
 import anyio
 import pytest
 from anyio import BusyResourceError, ClosedResourceError, EndOfStream
+from anyio.abc import SocketAttribute
 from pipe_support import (
     Meeting,
     Place,
+    Unix,
     background,
     cuttings,
     echo,
@@ -473,11 +475,16 @@ async def test_a_lost_link_is_no_error(place: Place) -> None:
         assert client.statistics().last_error is not None
 
 
-@everywhere()
-async def test_no_attributes_of_a_connection(place: Place) -> None:
-    """A pipe is not its link: it has none of a connection's attributes."""
+@everywhere(faulty=False)
+async def test_attributes_of_the_latest_connection(place: Place) -> None:
+    """Before the first link there are none; then those of the link, at both ends."""
+    assert place.pipe().extra_attributes == {}
     async with place.pair() as (client, served):
-        assert client.extra_attributes == served.extra_attributes == {}
+        for end in (client, served):
+            assert end.extra(SocketAttribute.remote_address, None) is not None
+        first = client.extra(SocketAttribute.local_address)
+        await client.force_reconnect()
+        assert place.__class__ is Unix or client.extra(SocketAttribute.local_address) != first
 
 
 @everywhere()

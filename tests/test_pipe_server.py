@@ -132,7 +132,7 @@ async def test_a_handler_that_ends_with_its_pipe_is_no_news(place: Memory) -> No
             async with place.serving(handler) as server:
                 async with place.pipe() as client:
                     await client.wait_connected()
-                await until(lambda: server.statistics().pipes == 0)  # noqa: B023
+                await until(lambda: server.statistics().pipes == 0)
         assert records == []
 
 
@@ -219,15 +219,43 @@ async def _start(group: Any, server: PipeServer, listener: Any) -> anyio.CancelS
 
 
 @simulated
-async def test_peers_are_told_that_the_server_stops(place: Memory) -> None:
-    """A peer with a link hears CLOSE("going-away") at once, not only that its next dials fail."""
-    async with place.pipe(linger=0.0) as client:
-        async with place.serving(Meeting()):
-            await client.wait_connected()
-            await anyio.sleep(1)
-        with pytest.raises(PipeClosed) as caught, anyio.fail_after(10):
+async def test_a_server_that_says_goodbye(place: Memory) -> None:
+    """`aclose` tells the peers `going-away`, ends `serve` and every pipe, and takes no more connections."""
+    server = PipeServer(meeting := Meeting(), linger=5.0)
+    async with anyio.create_task_group() as tasks, place.pipe(linger=0.0) as client:
+        tasks.start_soon(server.serve, await place.listen())
+        await client.wait_connected()
+        served = await meeting.pipe()
+        await anyio.sleep(1)
+        await server.aclose()
+        assert current_time() < 2
+        with pytest.raises(PipeClosed) as caught:
             await client.receive()
         assert caught.value.reason == "going-away"
+        with pytest.raises((PipeAbandoned, PipeClosed, ClosedResourceError)):
+            await served.receive()
+        assert server.statistics().pipes == 0
+        with pytest.raises(ClosedResourceError):
+            await server.serve(await place.listen())
+        for listener in list(place.network._listeners.values()):
+            await listener.aclose()
+
+
+@simulated
+async def test_a_goodbye_that_nobody_hears(place: Memory) -> None:
+    """`aclose` takes at most `linger`, with peers that are half-open, suspended, or say nothing at all."""
+    server = PipeServer(Meeting(), linger=3.0, heartbeat=100.0)
+    async with anyio.create_task_group() as tasks, place.pipe(linger=0.0, heartbeat=100.0) as client:
+        tasks.start_soon(server.serve, await place.listen())
+        await client.wait_connected()
+        await anyio.sleep(1)
+        silent = await place.connect()
+        place.network.links[0].half_open()
+        before = current_time()
+        await server.aclose()
+        assert current_time() - before == pytest.approx(3)
+        assert server.statistics().pipes == 0
+        await silent.aclose()
 
 
 # What a peer is told that comes back too late.
@@ -309,20 +337,22 @@ async def test_evicted_for_its_bytes(place: Memory) -> None:
 @simulated
 async def test_evicted_for_its_place(place: Memory) -> None:
     """With `pipes` pipes held, a new one takes the place of the one that is without a link for the longest time."""
-    async with place.serving(meeting := Meeting(), limits=PipeLimits(pipes=2)) as server:
-        async with place.pipe() as first, place.pipe() as second:
-            await until(lambda: len(meeting.pipes) == 2)
-            place.network.hang_dials(1)
-            place.network.links[0].cut()
-            await anyio.sleep(1)
-            async with place.pipe() as third:
-                await third.wait_connected()
-                assert server.statistics().pipes == 2
-                place.network.release_dials()
-                gone = first if first.statistics().state != "connected" else second
-                assert await _refused(gone) == "evicted"
-                stays = second if gone is first else first
-                assert stays.statistics().state == "connected"
+    async with (
+        place.serving(meeting := Meeting(), limits=PipeLimits(pipes=2)) as server,
+        place.pipe() as first,
+        place.pipe() as second,
+    ):
+        await until(lambda: len(meeting.pipes) == 2)
+        place.network.hang_dials(1)
+        place.network.links[0].cut()
+        await anyio.sleep(1)
+        async with place.pipe() as third:
+            await third.wait_connected()
+            assert server.statistics().pipes == 2
+            place.network.release_dials()
+            gone, stays = sorted((first, second), key=lambda pipe: pipe.statistics().state == "connected")
+            assert await _refused(gone) == "evicted"
+            assert stays.statistics().state == "connected"
 
 
 @simulated
@@ -526,5 +556,3 @@ async def test_handlers_with_their_own_tasks(place: Memory) -> None:
 async def _consume(pipe: Pipe) -> None:
     while True:
         await pipe.receive()
-
-

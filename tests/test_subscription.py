@@ -97,6 +97,25 @@ class Test_reading:
                     break
         assert seen == list(range(300))
 
+    async def test_a_burst_that_went_over_a_link_is_one_list(self, bus: EventBus) -> None:
+        """As long as it is no longer than a segment; and the position and the lag know nothing of links."""
+        subscription = bus.subscribe(numbers)
+        lengths: list[int] = []
+        seen: list[int] = []
+        for size in (100, 64, 60, 32, 64, 128, 100, 100, 150):
+            first = len(seen)
+            for number in range(first, first + size):
+                bus.publish_nowait(numbers, number)
+            async for batch in subscription.batches():
+                lengths.append(len(batch))
+                seen += [event.payload for event in batch]
+                assert subscription.position.index == len(seen)
+                assert subscription.lag == first + size - len(seen)
+                if len(seen) == first + size:
+                    break
+        assert seen == list(range(798))
+        assert lengths == [100, 64, 60, 32, 64, 128, 100, 100, 120, 30]
+
     async def test_all_ways_of_reading_can_be_mixed(self, bus: EventBus) -> None:
         subscription = bus.subscribe(numbers)
         for number in range(400):

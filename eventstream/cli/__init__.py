@@ -16,11 +16,11 @@ EXTRA: Final = frozenset({"cyclopts", "rich"})
 def main() -> None:
     """Runs the command that `sys.argv` names, and exits with its code."""
     try:
-        from .app import app  # only here: without the extra this module must still be importable
+        from .app import call  # only here: without the extra this module must still be importable
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in EXTRA:
             raise  # not the extra: something is broken, and its traceback tells what
         sys.exit(f"eventstream: the command line needs {missing}, which is not installed.\n"
                  "Install the extra: pip install 'eventstream[cli]'")  # fmt: skip
-    sys.exit(app(sys.argv[1:], result_action="return_value"))
+    sys.exit(call(sys.argv[1:]))

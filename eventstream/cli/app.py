@@ -1,4 +1,4 @@
-"""What can be typed: the commands, their options and their help. What they do stands in a package of their own."""
+"""What can be typed: the commands, their options and their help. What they do stands in modules of their own."""
 
 from __future__ import annotations
 
@@ -6,20 +6,241 @@ import importlib.metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-from .demo import Options, run
+from .bench import Load
+from .bench import bench as run_bench
+from .demo import Options
+from .demo import run as run_demo
+from .links import Link, Positive
+from .listening import Certificates
+from .look import snapshot as run_snapshot
+from .look import topics as run_topics
+from .publish import Input
+from .publish import publish as run_publish
+from .running import USAGE, run
+from .serve import Setup
+from .serve import serve as run_serve
+from .tail import Selection
+from .tail import tail as run_tail
 
-__all__ = ("app",)
+__all__ = ("app", "call")
 
-Positive = Annotated[float, Parameter(validator=Number(gt=0, lt=1e9))]
+Count = Annotated[int, Parameter(validator=Number(gte=1, lt=10**9))]
+Flag = Annotated[bool, Parameter(negative=())]
 
 app: App = App(
     name="eventstream",
-    help="An embeddable event bus with history, resume and snapshots.",
+    help="An event bus with history, resume and snapshots: serve one, publish to it, read from it.",
     version=lambda: importlib.metadata.version("eventstream"),
 )
+
+
+def call(arguments: list[str]) -> int | None:
+    """Runs the command that the arguments name; returns its exit code."""
+    try:
+        code: int | None = app(arguments, exit_on_error=False, result_action="return_value")
+    except CycloptsError:  # it was printed
+        return USAGE
+    return code
+
+
+@app.command
+def serve(
+    *,
+    listen: Annotated[list[str], Parameter(negative=())],
+    config: Path | None = None,
+    log: str = "memory://",
+    token_file: Path | None = None,
+    cert: Path | None = None,
+    key: Path | None = None,
+    client_ca: Path | None = None,
+    until_eof: Flag = False,
+) -> int:
+    """Run a bus that other programs publish to and read from, until Ctrl-C or SIGTERM.
+
+    It prints the addresses when it is ready. The first signal lets it say goodbye to its clients, the second ends it at
+    once. What was published is kept in memory: clients of a restarted server are told that its history began anew.
+
+    Parameters
+    ----------
+    listen:
+        Where: tcp://HOST:PORT (port 0 is any that is free), tls://HOST:PORT or unix:///PATH. May be repeated.
+    config:
+        A TOML file with topics: [[topics]] with name, and compacted, retain, max_lag if not as usual. Clients may make
+        other topics.
+    log:
+        Where events are kept. In this version memory:// alone.
+    token_file:
+        A file with the token that clients have to show; without it everybody may come in.
+    cert:
+        For tls://: the certificate.
+    key:
+        For tls://: its private key, if that is not in the same file.
+    client_ca:
+        For tls://: clients must show a certificate that this authority has signed.
+    until_eof:
+        Stop also when standard input ends: for a program that runs a server for itself, through a pipe.
+    """
+    certificates = Certificates(cert, key, client_ca)
+    setup = Setup(
+        listen=listen,
+        config=config,
+        log=log,
+        token_file=token_file,
+        certificates=certificates,
+        until_eof=until_eof,
+    )
+    return run("serve", run_serve, setup)
+
+
+@app.command
+def publish(
+    url: str,
+    topic: str,
+    files: Annotated[list[Path] | None, Parameter(negative=())] = None,
+    /,
+    *,
+    key: str | None = None,
+    key_field: str | None = None,
+    compacted: Flag = False,
+    rate: Positive | None = None,
+    link: Link = Link(),  # noqa: B008  frozen
+) -> int:
+    """Publish each line of JSON as an event, in order.
+
+    A line that is no JSON ends it, with exit code 1: what stands before it was published, and nothing after it.
+
+    Parameters
+    ----------
+    url:
+        The server: tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH.
+    topic:
+        The topic; it is made if the server has none of this name.
+    files:
+        Files with one JSON value a line; standard input if there are none.
+    key:
+        The key of all events.
+    key_field:
+        The field of each value that is its key.
+    compacted:
+        A topic that is made becomes a compacted one: it keeps the newest event of each key. null deletes a key.
+    rate:
+        At most so many events a second.
+    """
+    input = Input(files=files or (), key=key, key_field=key_field, compacted=compacted, rate=rate)
+    return run("publish", run_publish, url, topic, input, link)
+
+
+@app.command
+def tail(
+    url: str,
+    topic: str,
+    /,
+    *,
+    key: str | None = None,
+    prefix: str | None = None,
+    after: str | None = None,
+    count: Count | None = None,
+    json: Flag = False,
+    link: Link = Link(),  # noqa: B008
+) -> int:
+    """Print a topic's events as they come.
+
+    Without --after a compacted topic begins with its state, and another one with what comes next. When the connection
+    is lost it goes on as soon as the server is back, and says on standard error whether anything was missed.
+
+    Parameters
+    ----------
+    url:
+        The server: tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH.
+    topic:
+        The topic.
+    key:
+        Only the events of this key.
+    prefix:
+        Only the events of keys that begin so.
+    after:
+        Begin after this position, as --json prints it, or with the earliest event that is kept: earliest.
+    count:
+        End after so many events.
+    json:
+        One JSON object a line: topic, key, index, position, time, payload, headers.
+    """
+    return run("tail", run_tail, url, topic, Selection(key=key, prefix=prefix, after=after, count=count), link, json)
+
+
+@app.command
+def topics(url: str, /, *, json: Flag = False, link: Link = Link()) -> int:  # noqa: B008
+    """List a server's topics.
+
+    Parameters
+    ----------
+    url:
+        The server: tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH.
+    json:
+        One JSON object a line.
+    """
+    return run("topics", run_topics, url, link, json)
+
+
+@app.command
+def snapshot(
+    url: str,
+    topic: str,
+    /,
+    *,
+    key: str | None = None,
+    prefix: str | None = None,
+    json: Flag = False,
+    link: Link = Link(),  # noqa: B008
+) -> int:
+    """Print the state of a compacted topic: the newest payload of each key, and the position at which it holds.
+
+    Parameters
+    ----------
+    url:
+        The server: tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH.
+    topic:
+        The topic.
+    key:
+        Only this key.
+    prefix:
+        Only keys that begin so.
+    json:
+        One JSON object: topic, position, and state with the payload of each key.
+    """
+    return run("snapshot", run_snapshot, url, topic, key, prefix, link, json)
+
+
+@app.command
+def bench(
+    url: str,
+    /,
+    *,
+    subscribers: Annotated[int, Parameter(validator=Number(gte=1, lte=1000))] = 1,
+    seconds: Positive = 5.0,
+    payload: Annotated[int, Parameter(validator=Number(gte=0, lte=10**6))] = 100,
+    link: Link = Link(),  # noqa: B008
+) -> int:
+    """Measure how fast events go through a server, there and back.
+
+    Half of the time little is published, for the latency; then as much as goes through. It uses the topic
+    eventstream.bench, and leaves nothing in it. Publisher and subscribers share this one process.
+
+    Parameters
+    ----------
+    url:
+        The server: tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH.
+    subscribers:
+        How many read everything, each over a connection of its own.
+    seconds:
+        How long to measure.
+    payload:
+        Bytes in an event; at least 8.
+    """
+    return run("bench", run_bench, url, Load(subscribers=subscribers, seconds=seconds, payload=payload), link)
 
 
 @app.command
@@ -28,10 +249,10 @@ def demo(
     seconds: Positive = 20.0,
     speed: Positive | None = None,
     file: Path | None = None,
-    plain: Annotated[bool, Parameter(negative=())] = False,
+    plain: Flag = False,
     backend: Literal["asyncio", "trio"] = "asyncio",
 ) -> int:
-    """Play a week of New York's flights through a bus, and count what each subscriber got.
+    """Play a week of New York's flights through a server, cut its connections, and count what each subscriber got.
 
     Some subscribers leave and come back, one gets stuck, two join late. The table at the end is counted from what was
     published and what was received. The exit code is 0 if nobody lost anything or got it twice, else 1; 2 if the
@@ -50,4 +271,4 @@ def demo(
     backend:
         The event loop to run on.
     """
-    return run(Options(seconds=seconds, speed=speed, file=file, plain=plain, backend=backend))
+    return run_demo(Options(seconds=seconds, speed=speed, file=file, plain=plain, backend=backend))

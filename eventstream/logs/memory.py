@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random, SystemRandom
 from typing import Final
 
@@ -50,9 +50,10 @@ class MemoryLog:
 
     def append_nowait(self, live: LiveTopic, entries: Entries, terms: Terms | None = None) -> Position:
         """As `Log.append`, at once."""
-        now = self._clock()  # outside of the lock, as all that is not ours
-        lock = live.lock
-        lock.acquire()  # what `with lock` does, which by hand takes a fifth of a publish less
+        clock, lock = self._clock, live.lock
+        acquire, release = lock.acquire, lock.release  # called by local names, which the interpreter does faster
+        now = clock()  # outside of the lock, as all that is not ours
+        acquire()  # what `with lock` does, which by hand takes a fifth of a publish less
         if lock.held:
             lock.refuse()
         lock.held = True
@@ -67,12 +68,11 @@ class MemoryLog:
             if index > MAX_INDEX:
                 raise IndexOrder(live.topic.name, index, live.head)
             name = live.topic.name
-            events: list[AnyEvent]
             if len(entries) == 1:
                 key, payload = entries[0]
-                events = [Event(name, key, index, payload, now, headers)]
+                events: list[AnyEvent] = [Event(name, key, index, payload, now, headers)]
             else:
-                events = [Event(name, key, index, payload, now, headers) for key, payload in entries]
+                events = _batch(name, entries, index, now, headers)
             live.append(events)
             if terms is not None or self._expecting:
                 memory = self._memory(live)
@@ -86,7 +86,7 @@ class MemoryLog:
             if dropped:
                 lock.dropped = []  # `dropped` lives until this function ends, and the lock is released
             lock.held = False
-            lock.release()
+            release()
 
     async def append(self, live: LiveTopic, entries: Entries, terms: Terms | None = None) -> Position:
         """As `Log.append`; does not wait."""
@@ -127,6 +127,11 @@ class MemoryLog:
         if memory is None or memory.epoch != live.epoch:
             memory = self._memories[live.topic.name] = _Memory(live.epoch)
         return memory
+
+
+def _batch(name: str, entries: Entries, index: int, now: float, headers: Mapping[str, str]) -> list[AnyEvent]:
+    # A function of its own: where there is a comprehension, all that it uses becomes slower to use.
+    return [Event(name, key, index, payload, now, headers) for key, payload in entries]
 
 
 class _Memory:

@@ -7,6 +7,7 @@ generation number, so that a server can tell a late one.
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Awaitable, Callable
 from random import Random, SystemRandom
@@ -63,10 +64,11 @@ class BackedPipe(Pipe):
 
         async with BackedPipe(lambda: anyio.connect_tcp("127.0.0.1", 4000)) as pipe:
             await pipe.send(b"hello")
+            print(await pipe.receive())
 
     Entering it returns at once, and dials in the background: what is sent meanwhile waits for the first link (or await
-    `wait_connected`). Leaving it closes it, see `aclose`; leaving it with an exception closes it at once. It can be
-    used once.
+    `wait_connected`). Leaving it closes it, see `aclose`; `drain` before, if the peer must have everything. Leaving it
+    with an exception tells the peer that this end failed. It can be used once.
 
     Args:
         reconnector: Called without arguments for each connection; returns a fresh `anyio.abc.ByteStream`: TCP, TLS,
@@ -93,6 +95,8 @@ class BackedPipe(Pipe):
         random: Random | None = None,
     ) -> None:
         super().__init__(Session(capacity, heartbeat), linger)
+        if not 0 <= linger < math.inf or not 0 < dial_timeout < math.inf:
+            raise ValueError(f"linger and dial_timeout are times in seconds, not {linger} and {dial_timeout}")
         self._reconnector = reconnector
         self._dial_timeout = dial_timeout
         self._retry = retry or Retry()
@@ -143,13 +147,13 @@ class BackedPipe(Pipe):
     async def _keep_linked(self) -> None:
         failures, down_since = 0, current_time()
         while not self._session.is_closed:
+            before = self._session.progress
             error = await self._link_once()
             if self._session.finished:
                 self._finish(None)
             elif not self._session.is_closed:
-                if self._session.liveness.round_trip is not None:  # a PONG: that link did work
+                if self._session.progress != before:  # that link did work
                     failures, down_since = 0, current_time()
-                    self._session.liveness.round_trip = None
                 else:
                     failures += 1
                 down = current_time() - down_since

@@ -30,11 +30,12 @@ class Liveness:
         now: When the link began, in seconds of any clock that only goes forward.
     """
 
-    __slots__ = ("_asked_at", "_due", "_number", "_silent", "heard", "interval", "round_trip")
+    __slots__ = ("_asked_at", "_due", "_number", "_silent", "answered", "heard", "interval", "round_trip")
 
     def __init__(self, interval: float, now: float) -> None:
         self.interval = interval
         self.heard = True  # set by whoever hears the peer: a flag costs less than a look at a clock
+        self.answered = False  # whether any PONG has come
         self.round_trip: float | None = None  # seconds, as last measured
         self._silent = 0  # ticks in a row with nothing heard
         self._due = now
@@ -57,6 +58,7 @@ class Liveness:
 
     def pong(self, number: int, now: float) -> None:
         """A PONG has come. One for an earlier PING, or a second one, says only that the peer lives."""
+        self.answered = True
         if number == self._number and self._asked_at is not None:
             self.round_trip = now - self._asked_at
             self._asked_at = None

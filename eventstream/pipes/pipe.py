@@ -181,7 +181,7 @@ class Pipe(ByteStream):
         Cancellation loses nothing: the bytes stay for the next call.
 
         Raises:
-            EndOfStream: if the peer has called `send_eof` (or closed after it), and all its bytes were received.
+            EndOfStream: if the peer has called `send_eof` or closed its end, and all its bytes were received.
             ClosedResourceError: if `aclose` was called here.
             PipeBroken: if the pipe has ended without that; the bytes that had arrived are received first.
             BusyResourceError: if another task is receiving.
@@ -341,7 +341,7 @@ class Pipe(ByteStream):
         link.wake()
         while link is self._link and not self._session.writer.settled and not failed:
             await self._change()
-        if not failed:
+        if not failed and link is self._link:
             self._say_close()
         while link is self._link:
             await self._change()

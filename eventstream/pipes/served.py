@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from anyio import current_time
+
 from .frames import Hello
 from .pipe import Pipe
 from .registry import Registry
@@ -58,6 +60,8 @@ class ServedPipe(Pipe):
     def _abandon(self, failed: bool) -> None:
         if failed or self._session.writer.settled or self._session.is_closed:
             self._finish(None)
+        else:  # with or without a link, the peer has the grace time to fetch the rest
+            self._house.suspended(self, current_time())
 
     def _finish(self, error: Exception | None) -> None:
         finished = self._session.finished
@@ -71,6 +75,11 @@ class ServedPipe(Pipe):
         elif self._closed and self._session.writer.settled:
             self._say_close()
         return received
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether its handler is done with it."""
+        return self._closed
 
     @property
     def is_linked(self) -> bool:

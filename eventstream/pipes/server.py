@@ -11,6 +11,7 @@ pipes, and the bytes of those without a link.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random, SystemRandom
@@ -121,6 +122,9 @@ class PipeServer:
         limits: PipeLimits | None = None,
         random: Random | None = None,
     ) -> None:
+        if not 0 < grace < math.inf or not 0 <= linger < math.inf:
+            raise ValueError(f"grace and linger are times in seconds, not {grace} and {linger}")
+        Session(capacity, heartbeat)  # refuses what is out of bounds now, not at the first connection
         self._handler = handler
         self._capacity = capacity
         self._heartbeat = heartbeat
@@ -132,8 +136,7 @@ class PipeServer:
         self._accepted = 0
         self._refused = 0
         self._sweeps: set[CancelScope] = set()
-        self._serving: set[CancelScope] = set()
-        self._accepting: set[CancelScope] = set()
+        self._calls: dict[CancelScope, CancelScope] = {}  # of `serve`: its whole, and its listening
         self._closing = False
 
     def statistics(self) -> PipeServerStatistics:
@@ -159,18 +162,18 @@ class PipeServer:
             ClosedResourceError: if `aclose` was called before.
         """
         self._check_open()
+        whole, accepting = CancelScope(), CancelScope()
+        self._calls[whole] = accepting
         try:
-            async with create_task_group() as tasks, listener:
-                self._serving.add(tasks.cancel_scope)
-                tasks.start_soon(self._sweep)
-                task_status.started()
-                with CancelScope() as accepting:
-                    self._accepting.add(accepting)
-                    await listener.serve(partial(self._connected, tasks), tasks)
+            with whole:
+                async with create_task_group() as tasks, listener:
+                    tasks.start_soon(self._sweep)
+                    task_status.started()
+                    with accepting:
+                        await listener.serve(partial(self._connected, tasks), tasks)
         finally:
-            self._serving.discard(tasks.cancel_scope)
-            self._accepting.discard(accepting)
-            if not self._serving:
+            del self._calls[whole]
+            if not self._calls:
                 self._end_all()
 
     def _check_open(self) -> None:
@@ -188,15 +191,15 @@ class PipeServer:
         end: if they have more to say, let them say it before this.
         """
         self._closing = True
-        for scope in self._accepting:
-            scope.cancel()
+        for accepting in self._calls.values():
+            accepting.cancel()
         try:
             with move_on_after(self._linger):
                 await self._say_goodbye()
         finally:
             self._end_all()
-            for scope in self._serving:
-                scope.cancel()
+            for whole in self._calls:
+                whole.cancel()
 
     async def _say_goodbye(self) -> None:
         pipes = [pipe for pipe in self.registry.pipes.values() if pipe.is_linked]
@@ -257,6 +260,8 @@ class PipeServer:
             return Reject("version", f"this server speaks version {VERSION}")
         if self._closing:
             return Reject("busy", "the server stops")
+        if hello.epoch and hello.epoch != self._epoch:
+            return Reject("epoch")
         known = self.registry.pipes.get(hello.pipe)
         if known is not None:
             return refuse_resume(hello, known) or known
@@ -264,7 +269,7 @@ class PipeServer:
         if ended is not None:
             return Reject(ended)
         if hello.epoch:
-            return Reject("unknown" if hello.epoch == self._epoch else "epoch")
+            return Reject("unknown")
         if not hello.token or not proves(hello.token, hello):
             return Reject("proof")
         if hello.position:
@@ -281,11 +286,12 @@ class PipeServer:
         is_new = not pipe.generation
         link = pipe._attach(stream, decoder, hello.generation, Ack(hello.position, hello.limit))
         welcome = make_welcome(pipe.token, hello, self._epoch, pipe._session.reader.tell())
-        self.registry.resume(pipe)
+        if not pipe.is_abandoned:
+            self.registry.resume(pipe)
         if is_new:
             self.registry.add(pipe)
             tasks.start_soon(self._handle, pipe)
-        if pipe._closed and pipe._session.writer.settled:
+        if pipe.is_abandoned and pipe._session.writer.settled:
             pipe._say_close()
         try:
             await pipe._carry(link, frames, encode(welcome))
@@ -298,11 +304,12 @@ class PipeServer:
         try:
             await self._handler(pipe)
             failed = False
-        except (PipeBroken, EndOfStream, ClosedResourceError) as error:
-            failed = False
-            logger.debug("the handler of %r ended with its pipe: %r", pipe, error)
-        except Exception:
-            logger.exception("the handler of %r failed", pipe)
+        except Exception as error:
+            failed = not _ended_with_its_pipe(error)
+            if failed:
+                logger.exception("the handler of %r failed", pipe)
+            else:
+                logger.debug("the handler of %r ended with its pipe: %r", pipe, error)
         finally:
             await pipe._close(failed=failed)
 
@@ -330,3 +337,10 @@ class PipeServer:
                 finally:
                     self._sweeps.discard(scope)
             self.registry.expire(current_time())
+
+
+def _ended_with_its_pipe(error: BaseException) -> bool:
+    """Whether a handler only let out what its pipe told it; out of a task group, that comes in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_ended_with_its_pipe(one) for one in error.exceptions)
+    return isinstance(error, PipeBroken | EndOfStream | ClosedResourceError)

@@ -113,6 +113,7 @@ class Session:
         self.ended_by: Exception | None = None  # set once, with CLOSED; None there if all was said
         self._heartbeat = heartbeat
         self.liveness = Liveness(heartbeat, 0.0)
+        self._answered = 0  # links, before the present one, on which a PONG came
         self._ping: int | None = None  # only the latest one waits, if the peer does not read
         self._pong: int | None = None  # only the latest PING is answered: a flood of them costs nothing
         self._close: Close | None = None
@@ -124,6 +125,11 @@ class Session:
             self.state = TABLE[self.state, event]
         except KeyError:
             raise RuntimeError(f"a {self.state.value} pipe cannot be {event.value}") from None
+
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """What changes only while a link works: the bytes that passed either way, and the answered heartbeats."""
+        return self.reader.position, self.writer.acknowledged, self._answered + self.liveness.answered
 
     @property
     def is_closed(self) -> bool:
@@ -141,6 +147,7 @@ class Session:
         self.generation = generation
         self.links += 1
         self.writer.resume(peer.position, peer.limit)
+        self._answered += self.liveness.answered
         self.liveness = Liveness(self._heartbeat, now)
         self._ping = self._pong = None
         self._ack_now = False
@@ -160,9 +167,9 @@ class Session:
         self.ended_by = error
         self.writer.abandon()
 
-    def close(self, code: CloseCode, detail: str = "") -> None:
-        """Makes a CLOSE the last thing that is sent."""
-        self._close = Close(code, detail)
+    def close(self, code: CloseCode) -> None:
+        """Makes a CLOSE the last thing that is sent: after all that the peer has room for."""
+        self._close = Close(code)
         self._has_control = True
 
     def apply(self, frames: Iterable[Frame], clock: Callable[[], float]) -> None:

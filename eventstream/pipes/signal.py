@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from sniffio import current_async_library
+from anyio.lowlevel import current_token
 
 if TYPE_CHECKING:
     from trio.lowlevel import Abort, RaiseCancelT, Task
@@ -21,10 +21,11 @@ __all__ = ("Signal",)
 class Signal:
     """A flag with one waiter. Being set twice before the waiter looks is being set once."""
 
-    __slots__ = ("_future", "_is_set", "_task")
+    __slots__ = ("_future", "_is_set", "_loop", "_task")
 
     def __init__(self) -> None:
         self._is_set = False
+        self._loop: object = None  # asyncio's loop or trio's token, from the first wait on
         self._future: asyncio.Future[None] | None = None  # of the waiter, on asyncio
         self._task: Task | None = None  # the waiter, on trio
 
@@ -45,14 +46,16 @@ class Signal:
     async def wait(self) -> None:
         """Returns as soon as the flag is set, and clears it. Cancelled, it leaves the flag as it is."""
         while not self._is_set:
-            if current_async_library() == "trio":
-                await self._wait_on_trio()
+            if self._loop is None:
+                self._loop = current_token().native_token
+            if isinstance(self._loop, asyncio.AbstractEventLoop):
+                await self._wait_on_asyncio(self._loop)
             else:
-                await self._wait_on_asyncio()
+                await self._wait_on_trio()
         self._is_set = False
 
-    async def _wait_on_asyncio(self) -> None:
-        self._future = asyncio.get_running_loop().create_future()
+    async def _wait_on_asyncio(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._future = loop.create_future()
         try:
             await self._future
         finally:

@@ -1,8 +1,8 @@
 """Runs an application's snapshot source, once for all who wait for it.
 
 The live place is taken before the source runs, so whatever is committed while it runs is either in what the source
-read or behind that place. The source runs in a task of the bus, outside every lock; a subscriber that leaves does not stop
-it. What it returns is checked before anybody can take it for the truth.
+read or behind that place. The source runs in a task of the bus, outside every lock; a subscriber that leaves does not
+stop it. What it returns is checked before anybody can take it for the truth.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from ..errors import EventStreamError, InvalidName, PayloadTypeError, SnapshotFailed
 from ..events import MAX_INDEX, Event, check_headers
-from ..topics import AnyEvent, LiveTopic, Place, Waker, Watch, walk
+from ..topics import LiveTopic, Place, Waker, Watch, walk
 from .chain import Snapshot
 
 __all__ = ("Append", "Build", "Source")
@@ -36,7 +36,7 @@ class Append(Protocol):
         PayloadTypeError, InvalidName: if the payload or its key is not the topic's.
     """
 
-    def __call__(
+    def __call__(  # noqa: D102  # see above
         self,
         payload: Any,
         *,
@@ -58,8 +58,8 @@ class Build:
 
     Attributes:
         snapshot: What it builds; may be read already.
-        head: The snapshot will hold at this index or a later one: the topic's head when it began, or, if somebody joined
-            who knew more, what that one knew.
+        head: The snapshot will hold at this index or a later one: the topic's head when it began, or, if somebody
+            joined who knew more, what that one knew.
     """
 
     def __init__(
@@ -91,14 +91,14 @@ class Build:
                 self._channel.laggards.discard(self)
 
     async def _run(self, source: Source, timeout: float) -> None:
-            try:
-                self._finish(await self._ask(source, timeout))
-            except SnapshotFailed as error:
-                self.snapshot.fail(error)
-            except (PayloadTypeError, InvalidName) as error:
-                self._fail(self._error("payload", str(error)), error)
-            except Exception as error:
-                self._fail(self._error("raised", f"the source raised {type(error).__name__}"), error)
+        try:
+            self._finish(await self._ask(source, timeout))
+        except SnapshotFailed as error:
+            self.snapshot.fail(error)
+        except (PayloadTypeError, InvalidName) as error:
+            self._fail(self._error("payload", str(error)), error)
+        except Exception as error:
+            self._fail(self._error("raised", f"the source raised {type(error).__name__}"), error)
 
     async def _ask(self, source: Source, timeout: float) -> object:
         index: object = TOO_LONG
@@ -120,9 +120,11 @@ class Build:
     # For laggards: under the topic's lock, maybe in another thread.
 
     def deadline(self, published: int) -> int:
+        """It may fall behind as far as a reader may."""
         return self.snapshot.pinned + self._live.topic.max_lag
 
     def overtaken(self, published: int) -> None:
+        """Fails, and lets the live events go."""
         behind = published - self.snapshot.pinned
         self._place = None
         self.snapshot.fail(self._error("lagged", f"{behind} events were published while the source ran"))

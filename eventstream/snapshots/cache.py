@@ -1,12 +1,12 @@
 """Keeps complete snapshots for a while, so that many who join share one.
 
 Bounded three ways: by time (`ttl`), by entries and events (the least recently used goes first), and by the live tail:
-who joins a cached snapshot also reads all live events since it was taken, and the cache pins those; when they outnumber the
-snapshot, a new one is cheaper for everybody.
+who joins a cached snapshot also reads all live events since it was taken, and the cache pins those; when they outnumber
+the snapshot, a new one is cheaper for everybody.
 
-All deadlines stand in one sorted structure, and the bus's one housekeeping task sweeps it. No timer an entry, so none that
-could evict its entry's successor. Belongs to the loop's thread, but for `Entry.overtaken`, which empties its entry from
-wherever the publisher is; emptied entries count as absent.
+All deadlines stand in one sorted structure, and the bus's one housekeeping task sweeps it. No timer an entry, so none
+that could evict its entry's successor. Belongs to the loop's thread, but for `Entry.overtaken`, which empties its entry
+from wherever the publisher is; emptied entries count as absent.
 """
 
 from __future__ import annotations
@@ -60,9 +60,11 @@ class Entry:
         self.watch: Watch | None = None
 
     def deadline(self, published: int) -> int:
+        """Until the live tail behind it has outgrown it."""
         return self.pinned + self._tail
 
     def overtaken(self, published: int) -> None:
+        """A new snapshot is cheaper than the tail."""
         self.empty()
 
     def empty(self) -> None:

@@ -1,8 +1,8 @@
 """A snapshot: a buffer of events that state what is now, spliced to the live events after it.
 
 Written by its build alone; read by any number of readers, also while it grows. It holds events and nothing about its
-readers: `SnapshotStart` and `SnapshotEnd` are each reader's own, so that one snapshot serves those who are new and those
-who were reset. Ten thousand readers of it hold one copy.
+readers: `SnapshotStart` and `SnapshotEnd` are each reader's own, so that one snapshot serves those who are new and
+those who were reset. Ten thousand readers of it hold one copy.
 """
 
 from __future__ import annotations

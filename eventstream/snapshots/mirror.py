@@ -68,7 +68,9 @@ class Mirror(Generic[T]):
         scope: Cancel it to end the mirror.
     """
 
-    def __init__(self, topic: str, subscribe: Subscribe[T], head: Callable[[], Awaitable[Position]], random: Random) -> None:
+    def __init__(
+        self, topic: str, subscribe: Subscribe[T], head: Callable[[], Awaitable[Position]], random: Random
+    ) -> None:
         self.topic = topic
         self.users = 0
         self.current: dict[str, T] = {}
@@ -210,7 +212,8 @@ class Mirror(Generic[T]):
             await self._moved.wait()
         while self._left is None:
             with suppress(PositionLost):  # refreshed meanwhile: there is another head
-                return await self.reached(await self._head(), check)
+                await self.reached(await self._head(), check)
+                return
 
     async def reached(self, position: Position, check: Callable[[], object]) -> None:
         """Waits until `current` has what was published at a position, or for `check` to raise."""

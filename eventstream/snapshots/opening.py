@@ -1,7 +1,8 @@
 """Starts readers: acts on what `splice.plan` decides, and shares snapshots among all who need one.
 
-One object a topic. It knows where the topic's state comes from (compaction, the application's source, or nowhere), which
-build is running for which key, and what the bus's cache keeps. Single flight: who comes while a build runs reads along.
+One object a topic. It knows where the topic's state comes from (compaction, the application's source, or nowhere),
+which build is running for which key, and what the bus's cache keeps. Single flight: who comes while a build runs reads
+along.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class SnapshotOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Spawn(Protocol):
     """Starts a build in a task of the bus."""
 
-    def __call__(self, opening: TopicOpening, build: Build, source: Source) -> None: ...
+    def __call__(self, opening: TopicOpening, build: Build, source: Source) -> None: ...  # noqa: D102  # see above
 
 
 class TopicOpening:

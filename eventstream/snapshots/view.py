@@ -27,9 +27,7 @@ class View(Mapping[str, T]):
     After `async with` it keeps its last mapping and follows no more.
     """
 
-    def __init__(
-        self, topic: str, acquire: Callable[[], Mirror[T]], release: Callable[[Mirror[T]], None]
-    ) -> None:
+    def __init__(self, topic: str, acquire: Callable[[], Mirror[T]], release: Callable[[Mirror[T]], None]) -> None:
         self._topic = topic
         self._acquire = acquire
         self._release = release

@@ -1,8 +1,8 @@
 """Topics: linked event buffers and the subscriptions that read them.
 
 Reading order: `buffer` (the list and the splice), `parking` (how readers wait), `cursor` (how one reader moves),
-`history` and `laggards` (what is kept, and who is too far behind), `channel`, `lock` and `live` (a topic with its keys),
-`subscription` (the public face), `disposal` (freeing without a pause).
+`history` and `laggards` (what is kept, and who is too far behind), `channel`, `lock` and `live` (a topic with its
+keys), `subscription` (the public face), `disposal` (freeing without a pause).
 """
 
 from .buffer import AnyEvent, Buffer, Place, Segment, walk

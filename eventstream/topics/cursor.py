@@ -77,7 +77,7 @@ class Cursor:
         key: The one key that is followed, or None.
         principal: Whose it is, if anybody's.
         spot: Where its task waits.
-        chunk: The stretch that is being handed out one by one; empty when it was handed out whole and more was asked for.
+        chunk: The stretch that is being handed out one by one; empty when all of it was, and more was asked for.
         rest: What remains of the chunk; whoever reads next takes from here. Set with it, by who reads one by one.
         index: The index up to which everything was handed out when the present chunk was taken.
         channel: Where it is watched for lag; None while it refers to nothing.
@@ -94,9 +94,9 @@ class Cursor:
 
     __slots__ = (
         "_allowance", "_bound", "_disposal", "_end", "_guide", "_mark", "_offset", "_overtaken", "_plain",
-        "_segment", "_select", "_skipped", "_snapshot", "_until", "bookmark_due", "channel", "chunk", "closed", "delivered",
-        "epoch", "index", "interrupted", "key", "pending", "pinned", "principal", "resets", "rest", "spot", "then",
-        "wants_bookmarks", "watch",
+        "_segment", "_select", "_skipped", "_snapshot", "_until", "bookmark_due", "channel", "chunk", "closed",
+        "delivered", "epoch", "index", "interrupted", "key", "pending", "pinned", "principal", "resets", "rest", "spot",
+        "then", "wants_bookmarks", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -192,16 +192,21 @@ class Cursor:
             if offset < stop:
                 # A list of one is by far the most frequent slice, and cheaper made than cut.
                 chunk = items[offset:stop] if stop - offset > 1 else [items[offset]]
+                if following is not None and (end := len(following.items)) <= SEGMENT_SIZE - len(chunk):
+                    chunk += following.items[segment.next_offset : end]  # a burst that went over the link is one chunk
+                    stop = end
+                    self._segment = following
                 self._offset = stop
                 self.index = self._end
                 self._end = chunk[-1].index
-                self.delivered += stop - offset
+                self.delivered += len(chunk)
                 if self.interrupted is not None:
                     self._let_go()
                 return chunk
             if following is None:
                 self.index = self._end  # as in `_move`
                 self.chunk = NOTHING
+                self.rest = DONE
                 return None
             self._offset = segment.next_offset
             self._segment = following
@@ -254,7 +259,8 @@ class Cursor:
                 return self._finish(snapshot, segment)
         if following is None:
             self.index = self._end  # all was handed out, and more was asked for
-            self.chunk = NOTHING  # so that an idle reader keeps no event alive
+            self.chunk = NOTHING  # so that an idle reader keeps no event alive, nor the iterator
+            self.rest = DONE
             return None
         self._step_to(following, segment.next_offset)
         return False
@@ -445,4 +451,3 @@ class Cursor:
         self._snapshot = self._until = self.then = self.pinned = None
         if segment is not NOWHERE:
             self._disposal.drop(segment)
-

@@ -1,10 +1,10 @@
 """Lets go of long chains a little at a time.
 
 When the last reference to a chain of millions of events is dropped, the interpreter frees them all in that one
-statement: a fifth of a second in which the loop does nothing else. So whoever drops a place passes it here, and the bus's
-housekeeping walks the chain: each step frees the segment behind it, a few in each turn of the loop. The walk ends where
-somebody else refers to the chain, since nothing behind that place would be freed. It has a second use: what is dropped
-under a topic's lock is not freed there, where a payload's finalizer could run.
+statement: a fifth of a second in which the loop does nothing else. So whoever drops a place passes it here, and the
+bus's housekeeping walks the chain: each step frees the segment behind it, a few in each turn of the loop. The walk ends
+where somebody else refers to the chain, since nothing behind that place would be freed. It has a second use: what is
+dropped under a topic's lock is not freed there, where a payload's finalizer could run.
 
 Whether somebody else refers to a segment is asked of the interpreter's reference counts. A wrong answer, as on an
 interpreter that counts otherwise, costs a pause or some needless steps, never a leak.

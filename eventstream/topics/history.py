@@ -1,12 +1,12 @@
 """What a topic itself still refers to: its newest `retain` events, found by index.
 
 The segments stand in the order of their first indexes, so `after=` is found by bisection, whatever the number retained.
-Memory is dropped by whole segments, but the *floor* is exact: a position is resumable if and only if all events after it
-are among the newest `retain`, whether or not older ones happen to be still in memory.
+Memory is dropped by whole segments, but the *floor* is exact: a position is resumable if and only if all events after
+it are among the newest `retain`, whether or not older ones happen to be still in memory.
 Written under the topic's lock; read under it too.
 
-Rejected: a `SortedDict` by first index. Indexes only grow, so nothing has to be sorted: two lists are as right, and five
-times as fast.
+Rejected: a `SortedDict` by first index. Indexes only grow, so nothing has to be sorted: two lists are as right, and
+five times as fast.
 """
 
 from __future__ import annotations

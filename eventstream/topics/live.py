@@ -39,7 +39,6 @@ class StateOfKeys(Protocol):
     def state(self, key: str | None) -> list[AnyEvent]: ...
 
 
-
 class Care(Protocol):
     """Who looks after what a topic does not do itself."""
 
@@ -93,8 +92,8 @@ class LiveTopic:
     """
 
     __slots__ = (
-        "_bookmarked", "_care", "_channels", "_fading", "_waker", "closed", "compaction", "cursors", "disposal", "epoch",
-        "grown", "head", "history", "horizon", "lagged", "lock", "topic", "whole",
+        "_bookmarked", "_care", "_channels", "_fading", "_waker", "closed", "compaction", "cursors", "disposal",
+        "epoch", "grown", "head", "history", "horizon", "lagged", "lock", "topic", "whole",
     )  # fmt: skip
 
     epoch: str
@@ -180,9 +179,10 @@ class LiveTopic:
         """A segment was begun, so an old one may be let go of: from the loop, since freeing it takes ten publishes."""
         old = self.history.add(segment)
         if old is not None:
+            if self._fading is None:
+                self._waker.call_soon(self._fade)
             self.lock.dropped.append(self._fading)  # nothing, unless the loop had no turn since
             self._fading = old
-            self._waker.call_soon(self._fade)
         if self.disposal:
             self.lock.dropped.append(self.disposal.cut())
         if self._bookmarked and segment.start and not self.grown:
@@ -220,6 +220,7 @@ class LiveTopic:
         return self.whole if key is None else self._channels[key]
 
     def has_channel(self, key: str | None) -> bool:
+        """Whether there is that channel."""
         return key is None or key in self._channels
 
     def follow(self, cursor: Cursor) -> None:

@@ -1,8 +1,8 @@
 """A topic's lock: held for microseconds, never across an await, and never twice by one thread.
 
-No user code of ours runs under it, but the interpreter may run some at any moment: a finalizer that the garbage collector
-calls, or a signal handler. If that publishes to the very topic that is being published to, a plain lock would hang for
-ever and a re-entrant one would let it tear the buffer. This one refuses.
+No user code of ours runs under it, but the interpreter may run some at any moment: a finalizer that the garbage
+collector calls, or a signal handler. If that publishes to the very topic that is being published to, a plain lock would
+hang for ever and a re-entrant one would let it tear the buffer. This one refuses.
 """
 
 from __future__ import annotations

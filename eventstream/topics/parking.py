@@ -202,7 +202,10 @@ class _AsyncioWaker(Waker):
 class _AsyncioSpot(Spot):
     """A future-like object that is used again for each wait of one reader."""
 
-    __slots__ = ("_asyncio_future_blocking", "_loop", "_once", "_parked_in", "_waiter", "_waker", "callback", "context", "result")
+    __slots__ = (
+        "_asyncio_future_blocking", "_loop", "_once", "_parked_in", "_waiter", "_waker", "callback", "context",
+        "result",
+    )  # fmt: skip
 
     context: Context
 
@@ -318,7 +321,7 @@ class _TrioSpot(Spot):
             lot.parked[self] = None
             if self._waker.foreign and self._waiter.ready():
                 self.wake()
-        return wait_task_rescheduled(self._abort).__await__()
+        return wait_task_rescheduled(self._abort).__await__()  # noqa: ASYNC105  # by whom this is awaited
 
     def _abort(self, _: RaiseCancelT) -> Abort:
         from trio.lowlevel import Abort

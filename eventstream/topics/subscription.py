@@ -1,9 +1,9 @@
 """A subscription: one reader's cursor with the async ways of reading it.
 
-All ways share one kind of async generator, which the subscription owns. It hands out events in the very coroutine that waits
-for them, which is as fast as Python can, and it is used again by the next `async for` after a `break`. What a reader
-knows stands in the cursor, never in the generator: cancelling a read loses nothing, ways of reading can be mixed, and a
-generator that is left behind needs no closing.
+All ways share one kind of async generator, which the subscription owns. It hands out events in the very coroutine that
+waits for them, which is as fast as Python can, and it is used again by the next `async for` after a `break`. What a
+reader knows stands in the cursor, never in the generator: cancelling a read loses nothing, ways of reading can be
+mixed, and a generator that is left behind needs no closing.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class Subscription(Generic[T]):
     """A reader of one topic. Made by `bus.subscribe(...)`; use it with `async with`.
 
     Everything after its position comes in order, once, or it is told explicitly that it must start again. One task
-    reads at a time: another gets an error while one waits. Publishers never wait for it: past `max_lag` events behind, it starts again from a snapshot.
+    reads at a time: another gets an error while one waits. Publishers never wait for it: past `max_lag` events behind,
+    it starts again from a snapshot.
 
     `async for event in subscription` gives events alone and ends when you close the subscription. It waits when
     there are none, and lets other tasks run after every thousand events that needed no waiting. Cancelling it
@@ -298,8 +299,10 @@ class Subscription(Generic[T]):
         self._check_unread()
         iterator = self._iterator
         if iterator is None or iterator.ag_frame is None or way is not self._way:
-            iterator = self._iterator = _begin(cast("_Reading", self._read(way)))
-            self._live.want_bookmarks(self._cursor, way in _TELLING)
+            telling = way in _TELLING
+            reading = self._read(way not in (_Way.BATCHES, _Way.CHUNKS), telling)
+            iterator = self._iterator = _begin(cast("_Reading", reading))
+            self._live.want_bookmarks(self._cursor, telling)
             self._way = way
         return iterator
 
@@ -307,19 +310,18 @@ class Subscription(Generic[T]):
         if self._cursor.spot.occupied or (self._iterator is not None and self._iterator.ag_running):
             raise BusyResourceError("reading from")
 
-    async def _read(self, way: _Way) -> AsyncGenerator[Any, None]:
+    async def _read(self, one_by_one: bool, frames: bool) -> AsyncGenerator[Any, None]:
         yield None  # see `_begin`
+        # Every idle subscriber pays for each of these names.
+        step: Step
         cursor = self._cursor
-        spot = cursor.spot
-        one_by_one, frames = way not in (_Way.BATCHES, _Way.CHUNKS), way in _TELLING
         chunks = 0
         while True:
             if one_by_one:
                 for event in cursor.rest:
                     yield event
-            elif cursor.chunk and (left := cursor.take()):
-                yield left
-                del left  # a reader that waits keeps no event alive
+            elif cursor.chunk and (step := cursor.take()):
+                yield step
             try:
                 step = cursor.advance()
             except EventStreamError as error:
@@ -328,11 +330,11 @@ class Subscription(Generic[T]):
                     return
                 raise
             if step is None:
-                if frames and (bookmark := self._bookmark()):
-                    yield bookmark
+                if frames and (step := self._bookmark()):
+                    yield step
                     continue
                 chunks = 0
-                await spot
+                await cursor.spot
                 continue
             if step is not False:
                 if isinstance(step, list):

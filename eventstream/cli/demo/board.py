@@ -39,7 +39,7 @@ def board(play: Play, story: Sequence[str], width: int, height: int) -> Renderab
     room = max(height - fixed, 1)
     flights = min(SHOWN, (room + 1) // 2)
     happened = min(STORY, room - flights)
-    parts = [_head(play), _topics(play, least), _departures(play, flights), _readers(play.readers, least)]
+    parts = [_head(play), _topics(play, least), _departures(play, flights), _readers(play, least)]
     if happened:
         parts.append(_story(story, happened))
     return Padding(Group(*(Padding(part, (0, 0, 1, 0)) for part in parts[:-1]), parts[-1]), (0, 1))
@@ -47,14 +47,15 @@ def board(play: Play, story: Sequence[str], width: int, height: int) -> Renderab
 
 def line(play: Play) -> str:
     """The same in one line of plain text."""
-    heads = _heads(play)
-    lag = max(_lag(reader) for reader in play.readers)
+    heads = play.stage.heads
+    lag = max(_behind(play, reader) for reader in play.readers)
     absent = [f"{reader.part.name} {reader.state}" for reader in play.readers if reader.state in ("away", "stuck")]
     cells = [
         f"{play.now.time:%a %d %b %H:%M}",
         f"{play.stage.progress:3}%",
         *(f"{topic.name} {heads.get(topic.name, 0):,}" for topic in TOPICS),
         f"slowest {lag:,} behind",
+        f"cut {play.cuts}",
         *absent,
     ]
     return "  ".join(cells)
@@ -76,6 +77,7 @@ def summary(result: Result, elapsed: float) -> RenderableType:
     )
     return Group(
         Text(f"{'Interrupted. ' if result.interrupted else ''}Published {published}, in {elapsed:.1f} s."),
+        Text(f"{result.cuts} connections were cut on the way."),
         Text(),
         table,
         Text(),
@@ -95,22 +97,13 @@ def _head(play: Play) -> RenderableType:
 
 
 def _topics(play: Play, least: int) -> RenderableType:
-    names = ("head", "retained", "readers", "keys", "slowest", "resets")
-    table = _table(("topic", "left"), *((name, "right") for name in names), least=least)
-    statistics = play.statistics()
+    names = ("head", "retained", "subscribers", "lag", "lagged")
+    shown = ("head", "retained", "readers", "slowest", "resets")
+    table = _table(("topic", "left"), *((name, "right") for name in shown), least=least)
     for topic in TOPICS:
-        one = None if statistics is None else statistics.topics.get(topic.name)
-        cells = (
-            (0,) * len(names)
-            if one is None
-            else (one.head.index, one.retained, one.subscribers, one.keys, one.lag, one.lagged)
-        )
-        table.add_row(Text(topic.name, style="cyan"), *(f"{cell:,}" for cell in cells))
-    cache = None if statistics is None else statistics.snapshots
-    text = (
-        "" if cache is None else f"snapshots: {cache.misses} built, {cache.hits} cache hits, {cache.entries} kept now"
-    )
-    return Group(table, Text(text, style="dim", no_wrap=True))
+        numbers = play.numbers.get(topic.name, {})
+        table.add_row(Text(topic.name, style="cyan"), *(f"{numbers.get(name, 0):,}" for name in names))
+    return Group(table, Text(f"connections cut: {play.cuts}", style="dim", no_wrap=True))
 
 
 def _departures(play: Play, rows: int) -> RenderableType:
@@ -133,19 +126,19 @@ def _flight(flight: Flight) -> Text:
     return text.append(f"{delay:+d}", style="yellow" if delay > 15 else "dim")  # from 15 minutes on it counts as late
 
 
-def _readers(readers: Sequence[Reader], least: int) -> RenderableType:
+def _readers(play: Play, least: int) -> RenderableType:
     numbers = ("position", "behind", "received", "resets")
     table = _table(
         ("subscriber", "left"), ("follows", "left"), ("", "left"), *((name, "right") for name in numbers), least=least
     )
-    for reader in readers:
+    for reader in play.readers:
         position = None if reader.subscription is None else reader.subscription.position
         table.add_row(
             reader.part.name,
             Text(_follows(reader.part), style="cyan"),
             Text(reader.state, style=STYLES[reader.state]),
             "-" if position is None else f"{position.index:,}",
-            "-" if position is None else f"{_lag(reader):,}",
+            "-" if position is None else f"{_behind(play, reader):,}",
             f"{reader.events:,}",
             Text(str(reader.resets), style="yellow" if reader.resets else "dim"),
         )
@@ -182,10 +175,5 @@ def _follows(part: Part) -> str:
     return part.topic.name if part.key is None else f"{part.topic.name} {part.key}"
 
 
-def _heads(play: Play) -> dict[str, int]:
-    statistics = play.statistics()
-    return {} if statistics is None else {name: topic.head.index for name, topic in statistics.topics.items()}
-
-
-def _lag(reader: Reader) -> int:
-    return 0 if reader.subscription is None else reader.subscription.lag
+def _behind(play: Play, reader: Reader) -> int:
+    return reader.behind(play.stage.heads.get(reader.part.topic.name, 0))

@@ -12,9 +12,9 @@ from typing import Literal, TypeAlias
 import msgspec
 from anyio.abc import TaskStatus
 
-from ...bus import EventBus
 from ...events import Event, Frame, ResetReason, Resumed, SnapshotEnd, SnapshotStart, Topic
 from ...topics import Subscription
+from .cutting import WINDOW, Cutter
 from .flights import Flight
 from .stage import Stage
 
@@ -47,6 +47,7 @@ class Part(msgspec.Struct, frozen=True):
         key: The one key that it follows, or None.
         joins: The part of the flights after which it first subscribes.
         pauses: When it does not read, in order.
+        window: Bytes that may wait for it here, unread.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Part(msgspec.Struct, frozen=True):
     key: str | None = None
     joins: float = 0.0
     pauses: tuple[Pause, ...] = ()
+    window: int = WINDOW
 
 
 class Reader:
@@ -83,37 +85,46 @@ class Reader:
         self._reason: ResetReason = "new"
         self._before = 0  # events before the snapshot
 
-    async def run(self, bus: EventBus, *, task_status: TaskStatus[None]) -> None:
-        """Until it has had everything after the play is over. Has started when it subscribed, or waits to do so."""
+    async def run(self, cutter: Cutter, *, task_status: TaskStatus[None]) -> None:
+        """Until it has had everything after the play is over. Has started when it has begun, or waits to join."""
+        started = task_status.started
         if self.part.joins:
-            task_status.started()
+            started()
             await self._stage.reached(self.part.joins)
-        while self.state != "done":
-            subscription = bus.subscribe(self.part.topic, key=self.part.key, after=self.saved)
-            async with subscription:
-                self.subscription = subscription
-                if not self.frames and not self.part.joins:
-                    task_status.started()
-                pause = await self._read(subscription, bus)
-                self.saved = str(subscription.position)
-            self.subscription = None
-            if pause is not None:
-                await self._sit_out(pause)
+        async with cutter.connect(self.part.window) as bus:
+            while self.state != "done":
+                async with bus.subscribe(self.part.topic, key=self.part.key, after=self.saved) as subscription:
+                    self.subscription = subscription
+                    pause = await self._read(subscription, started if not self.frames else None)
+                    self.saved = str(subscription.position)
+                self.subscription = None
+                if pause is not None:
+                    await self._sit_out(pause)
+
+    def behind(self, head: int) -> int:
+        """How many events it has not had, if it follows them all; else how many of those that came here wait for it."""
+        if self.subscription is None:
+            return 0
+        if self.part.key is not None:
+            return self.subscription.lag
+        return max(head - self.subscription.position.index, 0)
 
     def hurry(self) -> None:
         """The play is over: asks for a frame that tells its position, for nothing else may come."""
         if self.subscription is not None:
             self.subscription.request_bookmark()
 
-    async def _read(self, subscription: Subscription[Flight], bus: EventBus) -> Pause | None:
+    async def _read(self, subscription: Subscription[Flight], begun: Callable[[], None] | None) -> Pause | None:
         """Reads until it is time to leave, or all is over."""
         self.state = "reading"
         async for frame in subscription.frames():
             self._note(frame)
+            if begun is not None and not self.part.joins:
+                begun()
+                begun = None
             if self._stage.over:
-                if subscription.position.index >= bus.statistics().topics[self.part.topic.name].head.index:
+                if subscription.position.index >= self._stage.heads.get(self.part.topic.name, 0):
                     break
-                self.hurry()
             elif self._pauses and self._stage.passed(self._pauses[0].start):
                 pause = self._pauses.popleft()
                 if pause.how == "away":

@@ -9,18 +9,23 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import anyio
 import msgspec
+from anyio.abc import TaskStatus
 from rich.console import Console
 from rich.live import Live
 
+from ...errors import PipeBroken
+from ..running import first
 from .board import board, line, summary
+from .cutting import cutting
 from .flights import FlightsError, default_file, read_flights
 from .play import Play
+from .server import ServerFailed, serving
 
 __all__ = ("Options", "run")
 
@@ -116,13 +121,16 @@ def run(options: Options) -> int:
     console = Console(highlight=False, color_system=None if plain else "auto")
     span = (flights[-1].time - flights[0].time).total_seconds()
     speed = options.speed or max(span / options.seconds, 1.0)
-    begin = time.perf_counter()
     with _screen(console, plain) as screen:
         play = Play(flights, speed, screen.tell)
-        with suppress(KeyboardInterrupt):  # where signals cannot be waited for
-            anyio.run(_show, play, screen, backend=options.backend)
+        try:
+            elapsed = anyio.run(_show, play, screen, backend=options.backend)
+        except Exception as raised:
+            if not isinstance(first(raised), ServerFailed | PipeBroken):
+                raise
+            return _refuse(str(first(raised)))
     result = play.result()
-    console.print(summary(result, time.perf_counter() - begin))
+    console.print(summary(result, elapsed))
     if result.interrupted:
         return INTERRUPTED
     return CLEAN if result.clean else BROKEN
@@ -137,12 +145,17 @@ def _screen(console: Console, plain: bool) -> Iterator[Screen]:
         yield LiveScreen(live)
 
 
-async def _show(play: Play, screen: Screen) -> None:
+async def _show(play: Play, screen: Screen) -> float:
+    """Returns how long it took, in seconds."""
     async with anyio.create_task_group() as audience:
-        audience.start_soon(_look, play, screen)
-        audience.start_soon(_watch_interrupt, play)
-        await play.run()
+        await audience.start(_watch_interrupt, play)
+        async with serving() as port, cutting(port) as cutter:
+            begin = time.perf_counter()
+            audience.start_soon(_look, play, screen)
+            await play.run(cutter)
+            elapsed = time.perf_counter() - begin
         audience.cancel_scope.cancel()
+    return elapsed
 
 
 async def _look(play: Play, screen: Screen) -> None:
@@ -153,9 +166,10 @@ async def _look(play: Play, screen: Screen) -> None:
         await anyio.sleep(screen.interval)
 
 
-async def _watch_interrupt(play: Play) -> None:
+async def _watch_interrupt(play: Play, *, task_status: TaskStatus[None]) -> None:
     """The first Ctrl-C ends the play in good order; the next one is the interpreter's own."""
-    with suppress(NotImplementedError), anyio.open_signal_receiver(signal.SIGINT) as signals:
+    with anyio.open_signal_receiver(signal.SIGINT) as signals:
+        task_status.started()
         async for _ in signals:
             play.interrupt()
             return

@@ -23,12 +23,14 @@ class Stage:
     Attributes:
         played: How many were published.
         over: Whether no more will be.
+        heads: By topic, the index of the event that was published last.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.played: int = 0
         self.over: bool = False
+        self.heads: dict[str, int] = {}
         self._waiting: SortedKeyList[tuple[int, anyio.Event], int] = SortedKeyList(key=lambda entry: entry[0])
 
     @property

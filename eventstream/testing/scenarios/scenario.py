@@ -20,7 +20,10 @@ Note: TypeAlias = Callable[[str], object]
 Play: TypeAlias = Callable[[int, Note], Awaitable[object]]
 """Called with the seed and a `Note`; raises if something went wrong."""
 
-KNOWN: Final = {"network": "eventstream.testing.scenarios.network:scenario"}
+KNOWN: Final = {
+    "network": "eventstream.testing.scenarios.network:scenario",
+    "pipes": "eventstream.testing.scenarios.pipes:scenario",
+}
 """Where the scenarios with short names are. Text, so that running one does not import all others."""
 
 

@@ -1,0 +1,6 @@
+"""`python -m eventstream.cli`: the same as `eventstream`."""
+
+from . import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""`eventstream publish`: each line of JSON becomes an event."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from anyio import Semaphore, create_task_group, current_time, sleep_until
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ..codec import Keyed
+from ..errors import EventStreamError, PipeBroken
+from ..events import NO_KEY, Position, Topic, check_name
+from ..remote import RemoteBus
+from .lines import Line, read_lines, total_bytes
+from .links import Link, connected
+from .running import DONE, USAGE, Failure, tell
+from .untyped import find, to_keyed, untyped
+
+__all__ = ("Input", "publish")
+
+UNDER_WAY: Final = 512  # publishes that wait for their answer: enough for 10,000 a second over 50 ms
+SHOWN_EVERY: Final = 0.1  # seconds
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """What to publish; see the command's help."""
+
+    files: Sequence[Path] = ()
+    key: str | None = None
+    key_field: str | None = None
+    compacted: bool = False
+    rate: float | None = None
+
+    def check(self) -> None:
+        """Refuses what contradicts itself.
+
+        Raises:
+            Failure, InvalidName: if it does.
+        """
+        if self.key is not None and self.key_field is not None:
+            raise Failure("give --key or --key-field, not both", USAGE)
+        if self.key is not None:
+            check_name("key", self.key)
+
+    def key_of(self, line: Line, payload: Any) -> str:
+        """The event's key.
+
+        Raises:
+            Failure: if the payload has none.
+        """
+        if self.key_field is None:
+            return NO_KEY if self.key is None else self.key
+        found = payload.get(self.key_field) if isinstance(payload, dict) else None
+        if isinstance(found, int) and not isinstance(found, bool):
+            found = str(found)
+        try:
+            return check_name(f"the field {self.key_field!r}", found)
+        except EventStreamError as error:
+            raise line.failure(str(error)) from None
+
+
+async def publish(url: str, name: str, input: Input, link: Link) -> int:
+    """Publishes every line, in order, up to the first that is no JSON."""
+    input.check()
+    async with connected(url, link) as bus:
+        compacted = await find(bus, name)
+    topic = untyped(name, compacted=input.compacted if compacted is None else compacted)
+    if topic.compacted and input.key is None and input.key_field is None:
+        raise Failure(f"topic {name!r} is compacted: say with --key-field or --key what its events are about", USAGE)
+    async with connected(url, link) as bus:
+        publishing = Publishing(bus, topic, input)
+        try:
+            with _progress(publishing, total_bytes(input.files)):
+                await publishing.run()
+        finally:
+            last = "" if publishing.last is None else f"; last position {publishing.last}"
+            tell(f"published {publishing.count:,} events to {name}{last}")
+    return DONE
+
+
+class Publishing:
+    """Publishes many events at once, in the order of their lines.
+
+    Attributes:
+        count: Events that the server has committed.
+        last: The position of the last of them.
+        read: Bytes of the input that they stand for.
+        show: Called after each event.
+    """
+
+    show: Callable[[], None] | None = None
+
+    def __init__(self, bus: RemoteBus, topic: Topic[Keyed], input: Input) -> None:
+        self.count = 0
+        self.last: Position | None = None
+        self.read = 0
+        self._bus = bus
+        self._topic = topic
+        self._input = input
+        self._room = Semaphore(UNDER_WAY)
+
+    async def run(self) -> None:
+        """To the end of the input.
+
+        Raises:
+            Failure: if a line cannot be published; what stands before it was, if it is no JSON.
+        """
+        begin, given = current_time(), 0
+        bad: Failure | None = None
+        async with create_task_group() as tasks:
+            async for line in read_lines(self._input.files):
+                try:
+                    key, keyed = self._parse(line)
+                except Failure as error:
+                    bad = error  # raised when what stands before it was published
+                    break
+                if self._input.rate is not None:
+                    await sleep_until(begin + given / self._input.rate)
+                given += 1
+                await self._room.acquire()
+                tasks.start_soon(self._publish, line, key, keyed)  # asyncio runs tasks in the order of their start
+        if bad is not None:
+            raise bad
+
+    def _parse(self, line: Line) -> tuple[str, Keyed | None]:
+        """The key and the payload; None is a tombstone."""
+        payload = line.decode()
+        key = self._input.key_of(line, payload)
+        if payload is None and self._topic.compacted:
+            return key, None
+        try:
+            return key, to_keyed(key, payload)
+        except ValueError as error:
+            raise line.failure(str(error)) from None
+
+    async def _publish(self, line: Line, key: str, keyed: Keyed | None) -> None:
+        topic = self._topic
+        try:
+            if keyed is None:
+                position = await self._bus.delete(topic, key)
+            else:
+                position = await self._bus.publish(topic, keyed, key=None if topic.compacted else key)
+        except PipeBroken:
+            raise  # about the connection, not about this line
+        except EventStreamError as error:
+            raise line.failure(str(error)) from None
+        finally:
+            self._room.release()
+        self.count += 1
+        self.read = max(self.read, line.read)
+        if self.last is None or position.index > self.last.index or position.epoch != self.last.epoch:
+            self.last = position
+        if self.show is not None:
+            self.show()
+
+
+@contextmanager
+def _progress(publishing: Publishing, total: int | None) -> Iterator[None]:
+    """A bar on a terminal, and nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.fields[shown]}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("", total=total, shown="")
+        begin = due = time.monotonic()
+
+        def show() -> None:
+            nonlocal due
+            now = time.monotonic()
+            if now >= due:
+                due = now + SHOWN_EVERY
+                rate = publishing.count / max(now - begin, SHOWN_EVERY)
+                progress.update(bar, completed=publishing.read, shown=f"{publishing.count:,} events, {rate:,.0f}/s")
+
+        publishing.show = show
+        yield

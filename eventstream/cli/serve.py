@@ -1,0 +1,156 @@
+"""`eventstream serve`: a bus for other programs, until a signal ends it."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import anyio
+import msgspec
+
+from ..bus import EventBus
+from ..codec import Keyed
+from ..events import Topic
+from ..remote import Authenticate, Credentials, Grant, Server
+from .lines import read_some
+from .links import read_token, told_of_files
+from .listening import Certificates, listen
+from .running import DONE, USAGE, Failure, tell
+
+__all__ = ("Setup", "serve")
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+LINGER: Final = 10.0  # seconds that clients get to take what is on its way to them
+
+
+class _Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A topic in the configuration."""
+
+    name: str
+    compacted: bool = False
+    retain: int = 1024
+    max_lag: int = 65_536
+
+    def topic(self) -> Topic[Keyed]:
+        return Topic(self.name, Keyed, key="key", compacted=self.compacted, retain=self.retain, max_lag=self.max_lag)
+
+
+class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    topics: list[_Declared] = []
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """What to serve; see the command's help."""
+
+    listen: Sequence[str]
+    config: Path | None = None
+    log: str = "memory://"
+    token_file: Path | None = None
+    certificates: Certificates = Certificates()
+    until_eof: bool = False
+
+    def topics(self) -> list[Topic[Keyed]]:
+        """The topics that the configuration declares.
+
+        Raises:
+            Failure: if it cannot be used.
+        """
+        if self.config is None:
+            return []
+        with told_of_files():
+            content = self.config.read_bytes()
+        try:
+            declared = msgspec.toml.decode(content, type=_Config).topics
+            topics = [one.topic() for one in declared]
+        except ValueError as error:  # TOML's, msgspec's, or the topic's own
+            raise Failure(f"{self.config}: {error}", USAGE) from None
+        if twice := {topic.name for topic in topics if sum(one.name == topic.name for one in topics) > 1}:
+            raise Failure(f"{self.config}: topics that are declared twice: {', '.join(sorted(twice))}", USAGE)
+        return topics
+
+    def authenticate(self) -> Authenticate | None:
+        """Who may come in: everybody, or who has the token."""
+        if self.token_file is None:
+            return None
+        token = read_token(self.token_file).encode()
+
+        def check(credentials: Credentials) -> Grant | None:
+            shown = (credentials.token or "").encode()
+            return Grant("token") if hmac.compare_digest(shown, token) else None
+
+        return check
+
+    def check_log(self) -> None:
+        """Refuses logs that this version does not have."""
+        if urlsplit(self.log).scheme != "memory" or self.log != "memory://":
+            raise Failure(f"--log {self.log}: not available in this version, only memory:// is", USAGE)
+
+
+async def serve(setup: Setup) -> int:
+    """Serves until the first signal, then says goodbye; the second one ends it at once."""
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+    setup.check_log()
+    topics, authenticate = setup.topics(), setup.authenticate()
+    with ExitStack() as left, anyio.open_signal_receiver(*SIGNALS) as signals:
+        async with AsyncExitStack() as stack:
+            listeners = []
+            for url in setup.listen:
+                name, listener = await listen(url, setup.certificates)
+                await stack.enter_async_context(listener)
+                left.callback(_remove_socket, name)
+                listeners.append((name, listener))
+            async with EventBus() as bus:
+                for topic in topics:
+                    bus.head(topic)  # used once, it is listed
+                server = Server(bus, topics, create=True, authenticate=authenticate)
+                return await _run(server, listeners, signals, setup.until_eof)
+
+
+async def _run(server: Server, listeners: Sequence[tuple[str, Any]], signals: Any, until_eof: bool) -> int:
+    code = DONE
+    async with anyio.create_task_group() as tasks:
+        for _, listener in listeners:
+            await tasks.start(server.serve, listener)
+        for name, _ in listeners:
+            print(f"listening at {name}", flush=True)
+        await _reason_to_stop(signals, until_eof)
+        tell("eventstream serve: stopping; a second signal ends it at once")
+        async with anyio.create_task_group() as stopping:
+            stopping.start_soon(_drain, server, stopping.cancel_scope)
+            number = await anext(signals)
+            stopping.cancel_scope.cancel()
+            code = 128 + number
+        tasks.cancel_scope.cancel()
+    return code
+
+
+async def _reason_to_stop(signals: Any, until_eof: bool) -> None:
+    async with anyio.create_task_group() as either:
+
+        async def watch_input() -> None:
+            while await read_some(sys.stdin.fileno()):
+                pass
+            either.cancel_scope.cancel()
+
+        if until_eof:
+            either.start_soon(watch_input)
+        await anext(signals)
+        either.cancel_scope.cancel()
+
+
+async def _drain(server: Server, scope: anyio.CancelScope) -> None:
+    await server.aclose(linger=LINGER)
+    scope.cancel()
+
+
+def _remove_socket(name: str) -> None:
+    parts = urlsplit(name)
+    if parts.scheme == "unix":
+        Path(parts.path).unlink(missing_ok=True)
