@@ -911,7 +911,7 @@ def _cut(place: Memory) -> Callable[[], Awaitable[None]]:
 
 @simulated
 async def test_a_cancelled_receive_gives_the_connection_back(place: Memory) -> None:
-    """Who read the connection itself and is cancelled gives it back: acknowledgements are heard as before."""
+    """Who read the connection itself and is cancelled gives it back: both ends are heard as before."""
     async with place.pair(heartbeat=100.0) as (client, served):
         for _ in range(5):
             await lend(client, served)
@@ -919,10 +919,13 @@ async def test_a_cancelled_receive_gives_the_connection_back(place: Memory) -> N
                 await client.receive()
             assert scope.cancelled_caught
             before = current_time()
+            await served.send(b"word")
+            await served.drain()
             await client.send(bytes(1000))
             await client.drain()
             assert current_time() - before < 1
             assert await hear(served, 1000) == bytes(1000)
+            assert await hear(client, 4) == b"word"
 
 
 @simulated

@@ -21,14 +21,16 @@ from anyio import ClosedResourceError, EndOfStream
 
 from ...errors import PipeBroken
 from ...pipes import BackedPipe, Pipe, PipeServer, Retry
-from ..faults import Direction, Faults, seeded
+from ..faults import Faults, seeded
 from ..network import Network
+from .harm import harm_links
 from .scenario import Note, Scenario
 
 __all__ = ("scenario",)
 
-MOST = 3_000  # bytes of a direction
-PORTIONS = 8  # at most so many sends of a direction
+MOST = 2_000  # bytes of a direction
+PORTIONS = 6  # at most so many sends of a direction
+HARMS = 8  # by hand, one after another, before a pause
 LONG = 100_000.0  # virtual seconds: a grace time that cannot pass
 SHORT = 10.0  # one that can
 
@@ -70,7 +72,7 @@ class Script(msgspec.Struct, frozen=True):
             dial_timeout=random.choice((1.5, 5.0)),
             grace=random.choice((LONG, LONG, LONG, SHORT)),
             restarts=random.choice((0, 0, 0, 0, 0, 0, 0, 1)),
-            seconds=random.choice((2.0, 6.0, 20.0)),
+            seconds=random.choice((2.0, 5.0, 12.0)),
             up=random.randbytes(random.randrange(most)),
             down=random.randbytes(random.randrange(most)),
         )
@@ -229,39 +231,25 @@ class _Run:
             raise errors[0]
 
     async def harm(self) -> None:
-        """What goes wrong by hand, until the network heals."""
+        """What goes wrong, and who wants another link, until the network heals."""
         random = seeded(f"{self.seed} harm")
         with anyio.move_on_after(self.script.seconds):
-            while True:
-                await anyio.sleep(random.expovariate(8 / self.script.seconds))
-                if random.random() < 0.3 and self.ends:
-                    await self._force(random)
-                elif self.network.links:
-                    self._harm_link(random)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._force, seeded(f"{self.seed} force"))
+                while True:
+                    with suppress(ConnectionRefusedError):  # nobody listens: the server is between two lives
+                        await harm_links(self.network, random, HARMS)
+                    await anyio.sleep(random.random())
         self.network.heal()
         self.healed.set()
 
     async def _force(self, random: Random) -> None:
-        """One of the ends wants another link, and does not wait long for it."""
-        with anyio.move_on_after(random.choice((0.0, 0.1, 1.0))), suppress(PipeBroken, ClosedResourceError):
-            await random.choice(self.ends).force_reconnect()
-
-    def _harm_link(self, random: Random) -> None:
-        link = random.choice(self.network.links)
-        direction: Direction | None = random.choice(("up", "down", None))
-        match random.choice(("cut", "lossy", "close", "stall", "half_open", "later")):
-            case "cut":
-                link.cut()
-            case "lossy":
-                link.cut(lose=True)
-            case "close":
-                link.close()
-            case "stall":
-                link.stall(random.expovariate(0.2), direction=direction)
-            case "half_open":
-                link.half_open(direction)
-            case _:
-                link.cut_after(random.randrange(500), direction=direction)
+        """One of the ends wants another link, now and then, and does not wait long for it."""
+        while True:
+            await anyio.sleep(random.expovariate(0.5))
+            with anyio.move_on_after(random.choice((0.0, 0.1, 1.0))), suppress(PipeBroken, ClosedResourceError):
+                if self.ends:
+                    await random.choice(self.ends).force_reconnect()
 
 
 async def play(seed: int, note: Note) -> None:
