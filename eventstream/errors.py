@@ -161,7 +161,7 @@ class ServerOnly(EventStreamError, RuntimeError):
 class LimitReached(EventStreamError):
     """You have, or sent, more of something than the server allows. Your fault: use less, or raise its limits."""
 
-    def __init__(self, limit: str, bound: int) -> None:
+    def __init__(self, limit: str, bound: float) -> None:
         self.limit = limit
         self.bound = bound
         super().__init__(f"the server allows at most {bound} {limit.replace('_', ' ')}")

@@ -197,9 +197,7 @@ def simulated(behaviour: Callable[[Any], Awaitable[None]]) -> Any:
     return test
 
 
-def run_at(
-    place: Place, behaviour: Callable[[Any], Awaitable[None]], backend: Backend, limit: float = 20.0
-) -> None:
+def run_at(place: Place, behaviour: Callable[[Any], Awaitable[None]], backend: Backend, limit: float = 20.0) -> None:
     """Runs a behaviour, then looks for tasks, streams and file descriptors that it left."""
     if not place.simulated:
         contexts()

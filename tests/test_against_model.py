@@ -5,8 +5,8 @@ exactly those of its key or prefix that follow that position, in order and once;
 position of its end; and it may be reset only for a reason that is true.
 
 The loop is turned by the test's own thread (see `stepping`), so a run depends on what is drawn and on nothing else. By
-a portal to a thread, each of twenty thousand calls waited for the machine's scheduler, twice: on a busy one the test
-took from three seconds to more than its minute, and then there was nothing to tell that from a hang.
+a portal to a thread, each of thousands of calls waited for the machine's scheduler, twice: the test took three seconds
+or half a minute, and twice more than its minute, with nothing to tell that from a hang.
 """
 
 from __future__ import annotations

@@ -301,14 +301,14 @@ class Machine(RuleBasedStateMachine):
 
 
 def repeating(data: bytes, extra: int) -> bytes:
-    """What a careless peer makes of its output: before new bytes it says some old ones again, twice."""
+    """What a careless peer makes of its output: before new bytes it says some old ones again and again."""
     if not extra:
         return data
     output = b""
     for frame in Decoder().feed(data):
         if isinstance(frame, Data):
             start, end = max(0, frame.sequence - extra), frame.sequence + len(frame.payload)
-            for stop in sorted({frame.sequence, end} - {start}):
+            for stop in sorted({(start + frame.sequence) // 2, frame.sequence, end} - {start}):
                 output += encode_data(start, stop - start) + CONTENT[start:stop]
         else:
             output += encode(frame)

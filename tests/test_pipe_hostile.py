@@ -1,4 +1,4 @@
-"""What strangers and ill-behaved peers send to a live server: refused within limits, and an honest pipe does not notice.
+"""What strangers and ill-behaved peers send to a live server: refused within limits; an honest pipe does not notice.
 
 In memory, in simulated time, and over TCP.
 """
@@ -180,7 +180,7 @@ async def _crowd(place: Place, server: PipeServer, count: int, most: int) -> Non
 
 @simulated
 async def test_ten_thousand_that_say_nothing(place: Memory) -> None:
-    """Connections without a HELLO are bounded by `limits.handshakes`, the longest waiting go; an honest pipe goes on."""
+    """Connections without a HELLO are bounded, the longest waiting go first; an honest pipe goes on meanwhile."""
     limits = PipeLimits(handshakes=50)
     async with place.serving(echo, limits=limits) as server, honest(place, server) as rounds:
         await _crowd(place, server, 10_000, 50 + 5)

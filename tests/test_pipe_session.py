@@ -203,6 +203,21 @@ def test_pings_of_ours_do_not_pile_up() -> None:
     assert session.statistics().round_trip == clock() - 999.0
 
 
+def test_progress_is_bytes_that_pass_and_pings_that_are_answered() -> None:
+    """It outlives the link; sending, asking and linking alone are none."""
+    session = linked()
+    seen = [session.progress]
+    session.writer.accept(b"0123")
+    output(session)
+    session.ping(0.0)
+    session.link_up(2, Ack(0, 1000), 0.0)
+    for frame in (Data(0, b"x"), Data(0, b"x"), Pong(1)):
+        seen.append(session.progress)
+        apply(session, frame)
+    session.link_up(3, Ack(2, 1000), 0.0)
+    assert [*seen, session.progress] == [(0, 0, 0), (0, 0, 0), (1, 0, 0), (1, 0, 0), (1, 2, 1)]
+
+
 # What it says
 
 
@@ -253,7 +268,7 @@ def test_one_output_is_bounded_and_the_rest_follows() -> None:
 
 
 def test_a_new_link_forgets_what_was_to_be_said_on_the_old_one() -> None:
-    """But not what was to be told on any: the CLOSE, and bytes that the peer lacks."""
+    """But not the CLOSE, which is for any."""
     session = linked()
     session.writer.accept(b"0123")
     output(session)
@@ -261,10 +276,10 @@ def test_a_new_link_forgets_what_was_to_be_said_on_the_old_one() -> None:
     session.ack_soon()
     session.ping(0.0)
     session.close("failed")
-    session.link_up(2, Ack(2, 1000), 50.0)
+    session.link_up(2, Ack(4, 1000), 50.0)
     session.reader.tell()
     assert can_send(session)
-    assert output(session) == [Data(2, b"23"), Close("failed")]
+    assert output(session) == [Close("failed")]
     assert session.liveness.tick(50.0) is not None
     assert session.statistics().round_trip is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -14,7 +15,9 @@ from eventstream.testing.simulate import main, play_seed
 def simulate(*arguments: str) -> str:
     """Runs the command; it prints the failing seed, with its trace and how to play it again."""
     command = [sys.executable, "-m", "eventstream.testing.simulate", "pipes", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Not measured for coverage: that would take several times as long, and shows nothing that other tests do not.
+    unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=unmeasured)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -35,7 +38,7 @@ def test_a_seed_replays(backend: str, seed: int) -> None:
     first, second = (play_seed("pipes", backend, True, seed) for _ in range(2))  # type: ignore[arg-type]
     assert first == second
     assert first.error is None
-    assert len(first.trace) > 10
+    assert any("healed" in line for line in first.trace)
 
 
 def test_seeds_reach_what_they_are_for() -> None:
@@ -48,8 +51,6 @@ def test_seeds_reach_what_they_are_for() -> None:
 
 def test_a_wrong_byte_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The scenario fails, and says with which seed, if a pipe forgets what was in flight when a link was lost."""
-    monkeypatch.setattr("eventstream.pipes.reader.BackedReader.position", 0, raising=False)
-    monkeypatch.undo()
     monkeypatch.setattr("eventstream.pipes.ring.RingBuffer.rewind", lambda ring, position: None)
     assert main(["pipes", "--seeds", "60"]) == 1
     assert "again:" in capsys.readouterr().out

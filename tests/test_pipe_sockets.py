@@ -102,14 +102,16 @@ def test_memory_while_nobody_receives(backend: Backend, tmp_path: Any) -> None:
     async def main(place: Tcp) -> None:
         faults = {"seed": 3, "cuts": 20, "mean_bytes": 50_000}
         async with proxied(place, faults, capacity=CAPACITY, linger=0.1) as (client, served, _):
+            data = bytes(8 * CAPACITY)
             tracemalloc.start()
-            async with background(client.send, bytes(8 * CAPACITY)), background(served.send, bytes(8 * CAPACITY)):
+            async with background(client.send, data), background(served.send, data):
                 for end in (client, served):
                     await until(lambda: end.statistics().unread == CAPACITY)  # noqa: B023
                     await until(lambda: end.statistics().in_ring == CAPACITY)  # noqa: B023
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
-            assert peak < 2 * 8 * CAPACITY + 2 * 4 * CAPACITY
+            # Two rings, two readers, as much again under way, and the buffers of the event loop and of the proxy.
+            assert peak < 2 * 4 * CAPACITY + 4_000_000
 
     run_at(Tcp(tmp_path), main, backend)
 
@@ -119,14 +121,14 @@ def test_a_held_connection_is_noticed(backend: Backend, tmp_path: Any) -> None:
     """Half-open over real TCP: nothing comes, no error either; both ends give the link up within three heartbeats."""
 
     async def main(place: Tcp) -> None:
-        async with proxied(place, {}, heartbeat=0.2, linger=0.1) as (client, served, proxy):
+        async with proxied(place, {}, heartbeat=0.3, linger=0.1) as (client, served, proxy):
             await client.send(b"before")
             assert await hear(served, 6) == b"before"
             began = anyio.current_time()
             proxy.hold()
             for end in (client, served):
                 await until(lambda: end.statistics().state == "suspended")  # noqa: B023
-            assert anyio.current_time() - began < 3 * 0.2 + 0.5
+            assert anyio.current_time() - began < 3 * 0.3 + 2
             assert isinstance(client.statistics().last_error, LinkSilent)
             proxy.release()
             await client.send(b"after")

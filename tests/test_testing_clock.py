@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
@@ -74,12 +75,28 @@ class Test_a_run_that_is_stuck:
             tasks.start_soon(self._wait)
             tasks.start_soon(self._wait_shielded)
 
-    @pytest.mark.parametrize("way", ["_wait", "_wait_shielded", "_wait_in_children"])
+    async def _wait_again(self) -> None:
+        try:
+            await self._wait()
+        finally:
+            await self._wait_shielded()
+
+    @pytest.mark.parametrize("way", ["_wait", "_wait_shielded", "_wait_in_children", "_wait_again"])
     def test_deadlock_says_where(self, backend: Backend, way: str) -> None:
         with pytest.raises(Deadlock, match=r"test_testing_clock.py:\d+") as caught:
             run_simulated(getattr(self, way), backend=backend)
         assert any("_wait" in task for task in caught.value.tasks)
         assert caught.value.time == 0
+
+    def test_of_many_tasks_the_first_are_named(self, backend: Backend) -> None:
+        async def main() -> None:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(60):
+                    tasks.start_soon(self._wait)
+
+        with pytest.raises(Deadlock, match="and 21 more") as caught:
+            run_simulated(main, backend=backend)
+        assert len(caught.value.tasks) == 61
 
     async def _tick(self) -> None:
         while True:  # noqa: ASYNC110  # a run that has no end
@@ -128,6 +145,34 @@ class Test_what_comes_out:
         assert first == run_simulated(main, seed=3, backend=backend)
         assert first != run_simulated(main, seed=4, backend=backend)
         assert random.getstate() == state
+
+    def test_trio_that_is_not_installed_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "eventstream.testing.clock_trio", None)
+        with pytest.raises(RuntimeError, match=r'pip install "eventstream\[testing\]"'):
+            run_simulated(anyio.sleep, 1)
+
+    def test_within_a_loop_it_refuses(self, backend: Backend) -> None:
+        async def main() -> None:
+            with pytest.raises(RuntimeError, match="lready running"):
+                run_simulated(anyio.sleep, 1, backend=backend)
+
+        anyio.run(main, backend=backend)
+
+    async def _fail_while_cleaning(self) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise KeyError("cleaning")
+
+    def test_on_trio_what_fails_while_a_stuck_run_is_cancelled_is_told_with_it(self) -> None:
+        with pytest.raises(Deadlock) as caught:
+            run_simulated(self._fail_while_cleaning)
+        assert isinstance(caught.value.__cause__, KeyError)
+
+    def test_on_asyncio_it_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        with pytest.raises(Deadlock):
+            run_simulated(self._fail_while_cleaning, backend="asyncio")
+        assert "cleaning" in caplog.text
 
     def test_an_unknown_backend_is_an_error(self) -> None:
         with pytest.raises(LookupError, match="curio"):

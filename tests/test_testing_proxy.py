@@ -83,6 +83,12 @@ class Test_forwarding:
         with pytest.raises(ValueError, match="mean_bytes"):
             CuttingProxy(1, mean_bytes=0)
 
+    async def test_its_repr_shows_its_state(self) -> None:
+        async with CuttingProxy(4000) as proxy:
+            proxy.hold()
+            shown = f"<CuttingProxy {proxy.port} to ('127.0.0.1', 4000), 0 connections, 0 cuts, holding>"
+            assert repr(proxy) == shown
+
 
 class Test_cuts:
     async def test_so_many_and_then_no_more(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -43,11 +44,16 @@ async def never(seed, note):
     await anyio.sleep_forever()
 
 async def long(seed, note):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # at once: two processes write here
     while True:
         await anyio.lowlevel.checkpoint()
 
+async def crash(seed, note):
+    if seed == 3:
+        os._exit(42)
+
 broken = Scenario("broken", play)
+crashing = Scenario("crashing", crash)
 stuck = Scenario("stuck", never)
 endless = Scenario("endless", long)
 number = 3
@@ -163,6 +169,13 @@ class Test_in_processes:
         assert (done.returncode, done.stderr) == (0, "")
         assert "4 seeds" in done.stdout
 
+    def test_a_process_that_dies_is_known_by_its_seed(self, folder: Path) -> None:
+        done = run("mine:crashing", "--seeds", "6", "--jobs", "2")
+        assert done.returncode == 1
+        assert (
+            "seed 3 of mine:crashing failed on trio:\nthe process that played it died, with exit code 42" in done.stdout
+        )
+
     @pytest.mark.skipif(sys.platform == "win32", reason="there, an interrupt goes to a whole group of processes")
     @pytest.mark.parametrize("jobs", ["1", "2"])
     def test_an_interrupt_leaves_no_process_and_no_traceback(self, folder: Path, jobs: str) -> None:
@@ -170,16 +183,20 @@ class Test_in_processes:
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         ) as running:
-            assert running.stdout is not None
-            players = [int(running.stdout.readline()) for _ in range(int(jobs))]
-            os.killpg(running.pid, signal.SIGINT)  # as a terminal does it
-            printed, complained = running.communicate(timeout=30)
+            try:
+                assert running.stdout is not None
+                players = [int(running.stdout.readline()) for _ in range(int(jobs))]
+                os.killpg(running.pid, signal.SIGINT)  # as a terminal does it
+                printed, complained = running.communicate(timeout=30)
+                for player in players:
+                    with pytest.raises(ProcessLookupError):
+                        os.kill(player, 0)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(running.pid, signal.SIGKILL)
         assert running.returncode == 130
         assert complained == ""
         assert "interrupted after 0 seeds" in printed
-        for player in players:
-            with pytest.raises(ProcessLookupError):
-                os.kill(player, 0)
 
 
 class Test_scenarios:
@@ -189,10 +206,11 @@ class Test_scenarios:
 
     @pytest.mark.parametrize("backend", ["trio", "asyncio"])
     @pytest.mark.parametrize("seed", range(5))
-    def test_the_network_passes_and_repeats_itself(self, seed: int, backend: Any) -> None:
+    @pytest.mark.parametrize("name", sorted(KNOWN))
+    def test_they_pass_and_repeat_themselves(self, name: str, seed: int, backend: Any) -> None:
         def played() -> list[str]:
             trace: list[str] = []
-            run_simulated(find_scenario("network").play, seed, trace.append, seed=seed, backend=backend)
+            run_simulated(find_scenario(name).play, seed, trace.append, seed=seed, backend=backend)
             return trace
 
         assert played() == played()

@@ -15,7 +15,7 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ..errors import BusClosed, PositionLost, SlowSubscriber, SnapshotFailed, SubscriptionReset
+from ..errors import BusClosed, EventStreamError, PositionLost, SlowSubscriber, SnapshotFailed, SubscriptionReset
 from ..events import Event
 from ..topics import Subscription
 
@@ -48,7 +48,7 @@ class Handling:
         tasks.start_soon(self._run, self._subscribe(), name="eventstream handler")
 
     async def _run(self, subscription: Subscription[Any]) -> None:
-        """Until the bus closes. Raises nothing but cancellation."""
+        """Until the bus closes, or refuses to go on. Raises nothing but cancellation."""
         while True:
             try:
                 async with subscription:
@@ -60,7 +60,13 @@ class Handling:
             except SnapshotFailed as error:
                 self._report(error, None)
                 await anyio.sleep(PAUSE)
-            subscription = self._subscribe()
+            except EventStreamError as error:  # of a server that refuses it
+                self._report(error, None)
+                return
+            try:
+                subscription = self._subscribe()
+            except EventStreamError:  # the bus has just ended, and has said why
+                return
 
     async def _serve(self, subscription: Subscription[Any]) -> None:
         while True:

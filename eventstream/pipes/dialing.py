@@ -7,6 +7,7 @@ generation number, so that a server can tell a late one.
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Awaitable, Callable
 from random import Random, SystemRandom
@@ -94,6 +95,8 @@ class BackedPipe(Pipe):
         random: Random | None = None,
     ) -> None:
         super().__init__(Session(capacity, heartbeat), linger)
+        if not 0 <= linger < math.inf or not 0 < dial_timeout < math.inf:
+            raise ValueError(f"linger and dial_timeout are times in seconds, not {linger} and {dial_timeout}")
         self._reconnector = reconnector
         self._dial_timeout = dial_timeout
         self._retry = retry or Retry()

@@ -17,9 +17,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from anyio import EndOfStream, aclose_forcefully, create_task_group, current_time, sleep
-from anyio.abc import ByteStream, TaskGroup
+from anyio import CancelScope, EndOfStream, aclose_forcefully, create_task_group, current_time, sleep
+from anyio.abc import ByteStream, SocketStream, TaskGroup
 from anyio.lowlevel import checkpoint
+from anyio.streams.tls import TLSStream
 
 from ..errors import LinkSilent
 from .frames import Decoder, Frame
@@ -70,6 +71,9 @@ class Link:
         self.wake: Callable[[], None] = self._output.set  # there is something to send
         self._owing = Signal()
         self._turn = Signal()  # for the listening task: take the stream back
+        # Sockets wake who waits for them when they are closed; other streams may not, so their callers are cancelled.
+        self._wakes_callers = isinstance(stream, SocketStream | TLSStream)
+        self._callers: set[CancelScope] = set()
         self._reading = False  # a task waits for the stream
         self._is_lent = False
         self._over = False
@@ -93,6 +97,8 @@ class Link:
             self.error = error
             if self._tasks is not None:
                 self._tasks.cancel_scope.cancel()
+            for scope in self._callers:
+                scope.cancel()
 
     async def run(self, frames: list[Frame], preface: bytes = b"") -> None:
         """Moves bytes until the link is over.
@@ -137,6 +143,9 @@ class Link:
 
         Whatever the stream raises ends the link, not the caller. Cancelled, it gives the stream back.
         """
+        await self._in_callers_task(self._read_for_caller)
+
+    async def _read_for_caller(self) -> None:
         try:
             await self._read()
         except Exception as error:  # as in `_guard`
@@ -144,6 +153,18 @@ class Link:
         except BaseException:
             self._turn.set()
             raise
+
+    async def _in_callers_task(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Does work that `stop` must end, though the link's own scope does not hold the caller."""
+        if self._wakes_callers:
+            await work()
+            return
+        with CancelScope() as scope:
+            self._callers.add(scope)
+            try:
+                await work()
+            finally:
+                self._callers.discard(scope)
 
     async def _read(self) -> bool:
         self._reading = True
@@ -190,7 +211,10 @@ class Link:
         if self._sending or self._over:
             self.wake()
             await checkpoint()
-            return
+        else:
+            await self._in_callers_task(self._flush_for_caller)
+
+    async def _flush_for_caller(self) -> None:
         self._sending = True
         try:
             data = self._session.next_output()

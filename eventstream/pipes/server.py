@@ -11,6 +11,7 @@ pipes, and the bytes of those without a link.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random, SystemRandom
@@ -121,6 +122,9 @@ class PipeServer:
         limits: PipeLimits | None = None,
         random: Random | None = None,
     ) -> None:
+        if not 0 < grace < math.inf or not 0 <= linger < math.inf:
+            raise ValueError(f"grace and linger are times in seconds, not {grace} and {linger}")
+        Session(capacity, heartbeat)  # refuses what is out of bounds now, not at the first connection
         self._handler = handler
         self._capacity = capacity
         self._heartbeat = heartbeat
@@ -132,8 +136,7 @@ class PipeServer:
         self._accepted = 0
         self._refused = 0
         self._sweeps: set[CancelScope] = set()
-        self._serving: set[CancelScope] = set()
-        self._accepting: set[CancelScope] = set()
+        self._calls: dict[CancelScope, CancelScope] = {}  # of `serve`: its whole, and its listening
         self._closing = False
 
     def statistics(self) -> PipeServerStatistics:
@@ -159,18 +162,18 @@ class PipeServer:
             ClosedResourceError: if `aclose` was called before.
         """
         self._check_open()
+        whole, accepting = CancelScope(), CancelScope()
+        self._calls[whole] = accepting
         try:
-            async with create_task_group() as tasks, listener:
-                self._serving.add(tasks.cancel_scope)
-                tasks.start_soon(self._sweep)
-                task_status.started()
-                with CancelScope() as accepting:
-                    self._accepting.add(accepting)
-                    await listener.serve(partial(self._connected, tasks), tasks)
+            with whole:
+                async with create_task_group() as tasks, listener:
+                    tasks.start_soon(self._sweep)
+                    task_status.started()
+                    with accepting:
+                        await listener.serve(partial(self._connected, tasks), tasks)
         finally:
-            self._serving.discard(tasks.cancel_scope)
-            self._accepting.discard(accepting)
-            if not self._serving:
+            del self._calls[whole]
+            if not self._calls:
                 self._end_all()
 
     def _check_open(self) -> None:
@@ -188,15 +191,15 @@ class PipeServer:
         end: if they have more to say, let them say it before this.
         """
         self._closing = True
-        for scope in self._accepting:
-            scope.cancel()
+        for accepting in self._calls.values():
+            accepting.cancel()
         try:
             with move_on_after(self._linger):
                 await self._say_goodbye()
         finally:
             self._end_all()
-            for scope in self._serving:
-                scope.cancel()
+            for whole in self._calls:
+                whole.cancel()
 
     async def _say_goodbye(self) -> None:
         pipes = [pipe for pipe in self.registry.pipes.values() if pipe.is_linked]
@@ -257,6 +260,8 @@ class PipeServer:
             return Reject("version", f"this server speaks version {VERSION}")
         if self._closing:
             return Reject("busy", "the server stops")
+        if hello.epoch and hello.epoch != self._epoch:
+            return Reject("epoch")
         known = self.registry.pipes.get(hello.pipe)
         if known is not None:
             return refuse_resume(hello, known) or known
@@ -264,7 +269,7 @@ class PipeServer:
         if ended is not None:
             return Reject(ended)
         if hello.epoch:
-            return Reject("unknown" if hello.epoch == self._epoch else "epoch")
+            return Reject("unknown")
         if not hello.token or not proves(hello.token, hello):
             return Reject("proof")
         if hello.position:

@@ -40,10 +40,14 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 Authenticate: TypeAlias = Callable[[Credentials], Grant | Awaitable[Grant | None] | None]
-"""Says who a client is; None: nobody, and the connection ends."""
+"""Says who a client is; None, or a `NotAuthorized` that it raises: nobody, and the client is told so for good.
+
+What else it raises is logged, and the client comes again later. It has `greeting_seconds`."""
 
 Authorize: TypeAlias = Callable[[Hashable, Action, str, str | None], bool]
-"""(principal, action, topic, key) -> whether it may. The key is None where it is about the whole topic."""
+"""(principal, action, topic, key) -> whether it may. The key is None where it is about the whole topic.
+
+If it raises, that is logged, and means no."""
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,8 +57,9 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
         subscriptions: Open at once on one connection.
         topics: Used on one connection.
         message_bytes: Of one message, and so of one published batch.
-        greeting_seconds: For the first message to arrive.
+        greeting_seconds: For the first message to arrive, and for `authenticate`.
         created_topics: Topics that clients may create, all together.
+        created_retain: Events that such a topic retains, and that its readers may be behind, whatever clients ask for.
     """
 
     subscriptions: int = 10_000
@@ -62,9 +67,11 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     message_bytes: int = 16 * 1024 * 1024
     greeting_seconds: float = 10.0
     created_topics: int = 1_000
+    created_retain: int = 65_536
 
     def __post_init__(self) -> None:
-        if min(self.subscriptions, self.topics, self.message_bytes, self.created_topics) < 1:
+        counts = (self.subscriptions, self.topics, self.message_bytes, self.created_topics, self.created_retain)
+        if min(counts) < 1:
             raise ValueError(f"limits are positive: {self}")
         if self.greeting_seconds <= 0:
             raise ValueError(f"greeting_seconds is a time in seconds, not {self.greeting_seconds}")

@@ -13,7 +13,7 @@ what an old pipe may have carried.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from random import Random, SystemRandom
 from typing import Any, Final, NoReturn, TypeVar
@@ -42,6 +42,7 @@ from ..errors import (
     EventStreamError,
     InvalidPayload,
     LimitReached,
+    NotAuthorized,
     NotCompacted,
     NowaitUnsupported,
     PipeBroken,
@@ -58,6 +59,8 @@ from ..topics import Subscription, Waker, current_waker
 from .faults import from_fault
 from .feed import Feed, RemoteSubscription
 from .messages import (
+    LENGTH,
+    MAX_MESSAGE,
     VERSION,
     Bookmarked,
     Credit,
@@ -105,7 +108,8 @@ class RemoteBus(AsyncContextManagerMixin):
 
     Args:
         reconnector: Makes one connection to the server each time it is called.
-        token: What the server's `authenticate` gets; a callable is asked before each new pipe.
+        token: What the server's `authenticate` gets; a callable, async or not, is asked before each new pipe. What it
+            raises ends the bus: it is the cause of the `NotAuthorized` that calls then raise.
         window: Bytes of events that one subscription may have here unread.
         heartbeat: Seconds between signs of life; a dead connection is noticed in two to three times that.
         retry: The schedule of dials.
@@ -117,7 +121,7 @@ class RemoteBus(AsyncContextManagerMixin):
         self,
         reconnector: Reconnector,
         *,
-        token: str | Callable[[], str] | None = None,
+        token: str | Callable[[], str | Awaitable[str]] | None = None,
         window: int = WINDOW,
         heartbeat: float = 10.0,
         retry: Retry | None = None,
@@ -135,12 +139,13 @@ class RemoteBus(AsyncContextManagerMixin):
         self._codecs: dict[str, tuple[int, TopicCodec[Any]]] = {}
         self._feeds: dict[int, Feed] = {}
         self._requests = Requests()
-        self._numbers = 0
+        self._asked = 0
+        self._subscribed = 0
         self._mirrors: dict[tuple[str, str | None, str | None], Mirror[Any]] = {}
         self._handlings: list[Handling] = []
         self._outgoing: Outgoing | None = None  # Invariant: set while there is a pipe
         self._welcomed = False
-        self._largest: int | None = None
+        self._largest = MAX_MESSAGE
         self._error: EventStreamError | None = None  # why there will be no connection any more
         self._changed = Event()
         self._gone = Event()
@@ -275,14 +280,17 @@ class RemoteBus(AsyncContextManagerMixin):
         self._running()
         await self._requests.wait_for_room()
         self._running()
-        self._numbers += 1
-        number = self._numbers
+        self._asked += 1
+        number = self._asked
         data = encode(make(number))
-        if self._largest is not None and len(data) > self._largest:
+        if self._welcomed:  # else it is said when the server has said how much it takes
+            self._check_size(data)
+            self._say(data)
+        return await self._requests.answer(number, Request(data))
+
+    def _check_size(self, data: bytes) -> None:
+        if len(data) - LENGTH > self._largest:
             raise LimitReached("message_bytes", self._largest)
-        request = Request(data)
-        self._say(data)
-        return await self._requests.answer(number, request)
 
     # Reading.
 
@@ -304,8 +312,8 @@ class RemoteBus(AsyncContextManagerMixin):
         number, codec = self._known(topic)
         filters = check_filter(key, prefix)
         start = check_after(after)
-        self._numbers += 1
-        feed = Feed(self._numbers, codec, filters, start, self._window, self, self._waker)
+        self._subscribed += 1
+        feed = Feed(self._subscribed, codec, filters, start, self._window, self, self._waker)
         subscription: Subscription[T] = RemoteSubscription(feed, self._waker)
         self._feeds[feed.number] = feed
         self._say(encode(self._subscribe_message(feed, number)))
@@ -387,6 +395,8 @@ class RemoteBus(AsyncContextManagerMixin):
 
     def _known(self, topic: Topic[T]) -> tuple[int, TopicCodec[T]]:
         """The topic's number and codec. A topic that is used for the first time is opened."""
+        if not isinstance(topic, Topic):
+            raise TypeError(f"topic must be a Topic, not {topic!r}")
         self._running()
         known = self._codecs.get(topic.name)
         if known is None:
@@ -440,32 +450,53 @@ class RemoteBus(AsyncContextManagerMixin):
             except EventStreamError as error:
                 if isinstance(error, ReconnectFailed) or not isinstance(error, PipeBroken):
                     self._end(error)
-                    return
             failures = 0 if self._welcomed and current_time() - began > 1.0 else failures + 1
             self._welcomed = False
-            await sleep(self._retry.delay(failures, self._random.random()))
+            if self._error is None:
+                await sleep(self._retry.delay(failures, self._random.random()))
 
     async def _connect(self) -> None:
         """One pipe, from its beginning to its end; says on it what is still to be said."""
+        token = await self._present_token()
         async with BackedPipe(
             self._reconnector, heartbeat=self._heartbeat, linger=LINGER, retry=self._retry, random=self._random
         ) as pipe:
             self._outgoing = Outgoing(pipe)
             try:
-                self._say_everything()
+                self._introduce(token)
                 await self._talk(pipe, self._outgoing)
             finally:
                 self._outgoing = None
 
-    def _say_everything(self) -> None:
-        token = self._token() if callable(self._token) else self._token
+    async def _present_token(self) -> str | None:
+        if not callable(self._token):
+            return self._token
+        try:
+            token = self._token()
+            return await token if isinstance(token, Awaitable) else token
+        except Exception as error:
+            raise NotAuthorized(None, "connect: its own token callable failed") from error
+
+    def _introduce(self, token: str | None) -> None:
+        """Says what the server has to know before it is asked for anything."""
         self._say(encode(Greeting(VERSION, token)))
         for number, codec in self._codecs.values():
             self._say(encode(_open_message(number, codec)))
         for feed in self._feeds.values():
             self._say(encode(self._subscribe_message(feed, self._codecs[feed.codec.topic.name][0])))
-        for data in self._requests.unanswered():
-            self._say(data)
+
+    def _be_welcome(self, message: Welcome) -> None:
+        """Asks what has no answer yet."""
+        self._welcomed = True
+        self._largest = message.max_message
+        for number, data in self._requests.unanswered():
+            try:
+                self._check_size(data)
+            except LimitReached as error:
+                self._requests.fail(number, error)
+            else:
+                self._say(data)
+        self._announce()
 
     def _subscribe_message(self, feed: Feed, topic: int) -> Subscribe:
         after = feed.at if feed.at is not None else feed.after
@@ -515,13 +546,13 @@ class RemoteBus(AsyncContextManagerMixin):
             case TopicList():
                 self._requests.succeed(message.request, message.topics)
             case Welcome():
-                self._welcomed = True
-                self._largest = message.max_message
-                self._announce()
+                self._be_welcome(message)
             case Goodbye():
-                if message.fault is not None:
-                    raise from_fault(message.fault)
-                raise ResumeRefused("closed", "the server stops")
+                if message.fault is None:
+                    raise ResumeRefused("closed", "the server stops")
+                if message.again:
+                    raise ResumeRefused("closed", str(from_fault(message.fault)))
+                raise from_fault(message.fault)
             case _:
                 raise BadFrame(f"{type(message).__name__} from a server")
 
@@ -553,4 +584,4 @@ class RemoteBus(AsyncContextManagerMixin):
 
 def _open_message(number: int, codec: TopicCodec[Any]) -> OpenTopic:
     topic = codec.topic
-    return OpenTopic(number, topic.name, topic.compacted, topic.retain, topic.max_lag)
+    return OpenTopic(number, topic.name, topic.compacted, topic.retain, topic.max_lag, topic.key is not None)

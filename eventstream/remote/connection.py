@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import inspect
 import logging
-import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from anyio import ClosedResourceError, EndOfStream, Event, create_task_group, fail_after, move_on_after, sleep
-from anyio.abc import TaskGroup
+from anyio import (
+    TASK_STATUS_IGNORED,
+    CancelScope,
+    ClosedResourceError,
+    EndOfStream,
+    Event,
+    create_task_group,
+    move_on_after,
+    sleep,
+)
+from anyio.abc import TaskGroup, TaskStatus
 from anyio.streams.tls import TLSAttribute
 
 from ..bus import EventBus
 from ..codec import TopicCodec
-from ..errors import BadFrame, EventStreamError, LimitReached, NotAuthorized, PipeBroken
+from ..errors import BadFrame, BusClosed, EventStreamError, LimitReached, NotAuthorized, PipeBroken
 from ..events import EARLIEST, Earliest, Position, Topic
 from ..pipes import Pipe
 from .access import Action, Authenticate, Authorize, Credentials, Grant, ServerLimits
@@ -50,21 +58,30 @@ from .messages import (
     encode,
 )
 from .outgoing import Outgoing
-from .sharing import SharedEvents
+from .sharing import Kept, SharedEvents
 
-__all__ = ("Connection", "House", "Shelf")
+__all__ = ("COME_AGAIN", "Connection", "House", "Shelf")
 
 LINGER: Final = 2.0  # seconds in which the last words may reach the client
+COME_AGAIN: Final = Goodbye()
 logger: Final = logging.getLogger("eventstream.remote")
 
 
 class Shelf:
-    """What a server keeps of one topic for all its connections."""
+    """What a server keeps of one topic for all its connections.
 
-    def __init__(self, topic: Topic[Any]) -> None:
+    Args:
+        topic: As the bus knows it.
+        keyed: Whether it finds the key in the payload, for those who publish.
+        events: Where the bytes of its events are kept.
+        lists: Where those of lists of them are.
+    """
+
+    def __init__(self, topic: Topic[Any], keyed: bool, events: Kept, lists: Kept) -> None:
         self.topic = topic
+        self.keyed = keyed
         self.codec: TopicCodec[Any] = TopicCodec(topic)
-        self.shared = SharedEvents(self.codec)
+        self.shared = SharedEvents(self.codec, events, lists)
 
 
 class House(Protocol):
@@ -90,13 +107,25 @@ class House(Protocol):
         """What they may do."""
         ...
 
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The time, in POSIX seconds."""
+        ...
+
     def shelf(self, declared: OpenTopic, may_create: bool) -> Shelf:
         """The topic that a client means.
 
         Raises:
-            UnknownTopic, TopicConflict, LimitReached: if there is none that fits.
+            EventStreamError: if there is none that fits.
         """
         ...
+
+
+class _TooSlow(Exception):
+    """The client was not known in time, for whatever reason: it may come again."""
+
+    def __init__(self, refusal: EventStreamError) -> None:
+        self.refusal = refusal
 
 
 class Connection:
@@ -111,22 +140,44 @@ class Connection:
         self._topics: dict[int, Shelf | EventStreamError] = {}
         self._feedings: dict[int, Feeding] = {}
         self._all_sent = Event()
+        self._serving = CancelScope()
+        self._goodbye: Goodbye | None = None  # the last word; None if the client left by itself
         self._tasks: TaskGroup
 
     async def run(self) -> None:
-        """Until the client leaves, breaks the rules, or its grant ends."""
+        """Until the client leaves, breaks the rules, or is parted with."""
         async with create_task_group() as self._tasks:
             self._tasks.start_soon(self._send)
-            try:
-                messages, grant = await self._greet()
-                if grant.expires is not None:
-                    self._tasks.start_soon(self._expire, grant.expires)
-                await self._receive(messages)
-            except (PipeBroken, ClosedResourceError) as error:
-                logger.debug("a client's pipe has ended: %r", error)
-            except EventStreamError as error:
-                await self._dismiss(error)
+            with self._serving:
+                await self._serve()
+            for feeding in list(self._feedings.values()):
+                feeding.close()
+            if self._goodbye is not None:
+                self._outgoing.say(encode(self._goodbye))
+                await self._flush()
             self._tasks.cancel_scope.cancel()
+
+    def part(self, goodbye: Goodbye) -> None:
+        """Ends the connection: nothing more is done for this client, and it is told why. The first reason stays."""
+        if self._goodbye is None:
+            self._goodbye = goodbye
+        self._serving.cancel()
+
+    async def _serve(self) -> None:
+        try:
+            messages, grant = await self._greet()
+            if grant.expires is not None:
+                self._tasks.start_soon(self._expire, grant.expires)
+            await self._receive(messages)
+        except (PipeBroken, ClosedResourceError, EndOfStream) as error:
+            logger.debug("a client's pipe has ended: %r", error)
+        except BusClosed:
+            self.part(COME_AGAIN)  # maybe to another bus
+        except _TooSlow as error:
+            self.part(Goodbye(to_fault(error.refusal), again=True))
+        except EventStreamError as error:
+            logger.info("a client is refused: %s", error)
+            self.part(Goodbye(to_fault(error)))
 
     async def _send(self) -> None:
         try:
@@ -135,26 +186,6 @@ class Connection:
             logger.debug("a client's pipe has ended: %r", error)
             self._tasks.cancel_scope.cancel()
         self._all_sent.set()
-
-    def leave(self) -> None:
-        """The server stops: tells the client to come again, there or elsewhere."""
-        self._outgoing.say(encode(Goodbye(None)))
-
-    def expel(self, error: EventStreamError) -> None:
-        """Ends the connection, and tells the client why."""
-        self._outgoing.say(encode(Goodbye(to_fault(error))))
-        for feeding in list(self._feedings.values()):
-            feeding.close()
-        self._tasks.start_soon(self._end)
-
-    async def _end(self) -> None:
-        await self._flush()
-        self._tasks.cancel_scope.cancel()
-
-    async def _dismiss(self, error: EventStreamError) -> None:
-        """The last words of a connection that cannot go on."""
-        self._outgoing.say(encode(Goodbye(to_fault(error))))
-        await self._flush()
 
     async def _flush(self) -> None:
         """Lets what was said reach the client, if it is there."""
@@ -165,44 +196,58 @@ class Connection:
                 await self._pipe.drain()
 
     async def _expire(self, expires: float) -> None:
-        await sleep(max(0.0, expires - time.time()))
-        self.expel(NotAuthorized(self.principal, "stay: its grant has expired"))
+        await sleep(max(0.0, expires - self._house.clock()))
+        self.part(Goodbye(to_fault(NotAuthorized(self.principal, "stay: its grant has expired")), again=True))
 
     # Greeting.
 
     async def _greet(self) -> tuple[list[Message], Grant]:
         """Knows the client, or raises why it is refused; returns messages that came along."""
-        try:
-            with fail_after(self._house.limits.greeting_seconds):
-                messages: list[Message] = []
-                while not messages:
-                    messages += self._decoder.feed(await self._pipe.receive())
-        except TimeoutError:
-            raise BadFrame("no greeting came in time") from None
-        greeting = messages.pop(0)
-        if not isinstance(greeting, Greeting):
-            raise BadFrame(f"{type(greeting).__name__} before the greeting")
-        if greeting.version != VERSION:
-            raise BadFrame(f"version {greeting.version} of the bus's protocol; this server speaks {VERSION}")
-        grant = await self._known(greeting)
-        self.principal = grant.principal
-        self._outgoing.say(encode(Welcome(VERSION, self._house.limits.message_bytes)))
-        return messages, grant
+        seconds = self._house.limits.greeting_seconds
+        with move_on_after(seconds):
+            messages: list[Message] = []
+            while not messages:
+                messages += self._decoder.feed(await self._pipe.receive())
+            greeting = messages.pop(0)
+            if not isinstance(greeting, Greeting):
+                raise BadFrame(f"{type(greeting).__name__} before the greeting")
+            if greeting.version != VERSION:
+                raise BadFrame(f"version {greeting.version} of the bus's protocol; this server speaks {VERSION}")
+            grant = await self._known(greeting)
+            self.principal = grant.principal
+            self._outgoing.say(encode(Welcome(VERSION, self._house.limits.message_bytes)))
+            return messages, grant
+        raise _TooSlow(LimitReached("greeting_seconds", seconds))
 
     async def _known(self, greeting: Greeting) -> Grant:
         authenticate = self._house.authenticate
         if authenticate is None:
             return Grant(None)
         certificate = self._pipe.extra(TLSAttribute.peer_certificate, None)  # noqa: S610  anyio's, not Django's
-        answer = authenticate(Credentials(greeting.token, certificate))
-        grant = await answer if inspect.isawaitable(answer) else answer
-        if grant is None or (grant.expires is not None and grant.expires <= time.time()):
+        try:
+            answer = authenticate(Credentials(greeting.token, certificate))
+            grant = await answer if inspect.isawaitable(answer) else answer
+        except EventStreamError:
+            raise
+        except Exception:
+            logger.exception("authenticate failed")
+            raise _TooSlow(EventStreamError("the server cannot tell who you are now: see its log")) from None
+        if grant is None or (grant.expires is not None and grant.expires <= self._house.clock()):
             raise NotAuthorized(None, "connect")
         return grant
 
-    def _check(self, action: Action, topic: str, key: str | None) -> None:
+    def _may(self, action: Action, topic: str, key: str | None) -> bool:
         authorize = self._house.authorize
-        if authorize is not None and not authorize(self.principal, action, topic, key):
+        if authorize is None:
+            return True
+        try:
+            return authorize(self.principal, action, topic, key)
+        except Exception:
+            logger.exception("authorize failed for %s of topic %r, and so refuses it", action, topic)
+            return False
+
+    def _check(self, action: Action, topic: str, key: str | None) -> None:
+        if not self._may(action, topic, key):
             raise NotAuthorized(self.principal, f"{action} {topic}" if key is None else f"{action} {topic}/{key}")
 
     # Doing.
@@ -227,7 +272,7 @@ class Connection:
                 if feeding := self._feedings.get(message.subscription):
                     feeding.grant(message.size)
             case Subscribe():
-                self._subscribe(message)
+                await self._subscribe(message)
             case Unsubscribe():
                 if feeding := self._feedings.get(message.subscription):
                     feeding.close()
@@ -247,6 +292,8 @@ class Connection:
         """Tells the client how its request went. Whatever else goes wrong is ours, and stays in our log."""
         try:
             position = await work
+        except (BusClosed, BadFrame):
+            raise
         except EventStreamError as error:
             self._outgoing.say(encode(Failed(request, to_fault(error))))
         except Exception:
@@ -258,39 +305,41 @@ class Connection:
 
     def _open(self, message: OpenTopic) -> None:
         if len(self._topics) >= self._house.limits.topics and message.topic not in self._topics:
-            raise LimitReached("topics", self._house.limits.topics)
+            return  # told to whoever uses it: opening has no answer of its own
         try:
-            authorize = self._house.authorize
-            may_create = authorize is None or authorize(self.principal, "create", message.name, None)
+            may_create = self._may("create", message.name, None)
             self._topics[message.topic] = self._house.shelf(message, may_create)
-        except EventStreamError as error:
-            self._topics[message.topic] = error  # told to whoever uses it: opening has no answer of its own
+        except (EventStreamError, ValueError) as error:
+            self._topics[message.topic] = _known_error(error)  # as above
 
     def _shelf(self, number: int) -> Shelf:
         shelf = self._topics.get(number)
         if shelf is None:
+            if len(self._topics) >= self._house.limits.topics:
+                raise LimitReached("topics", self._house.limits.topics)
             raise BadFrame(f"topic {number} was not opened")
         if isinstance(shelf, EventStreamError):
             raise shelf.with_traceback(None)
         return shelf
 
-    def _subscribe(self, message: Subscribe) -> None:
+    async def _subscribe(self, message: Subscribe) -> None:
         number = message.subscription
+        if number in self._feedings:
+            raise BadFrame(f"subscription {number} is open already")
         try:
             feeding = self._feeding(message)
+        except (BusClosed, BadFrame):
+            raise
         except (EventStreamError, ValueError) as error:
-            known = error if isinstance(error, EventStreamError) else EventStreamError(str(error))
-            self._outgoing.say(encode(Ended(number, to_fault(known))))
+            self._outgoing.say(encode(Ended(number, to_fault(_known_error(error)))))
             return
         self._feedings[number] = feeding
-        self._tasks.start_soon(self._feed, number, feeding)
+        await self._tasks.start(self._feed, number, feeding)
 
     def _feeding(self, message: Subscribe) -> Feeding:
         shelf = self._shelf(message.topic)
         if len(self._feedings) >= self._house.limits.subscriptions:
             raise LimitReached("subscriptions", self._house.limits.subscriptions)
-        if message.subscription in self._feedings:
-            raise BadFrame(f"subscription {message.subscription} is open already")
         self._check("subscribe", shelf.topic.name, message.key)
         subscription = self._house.bus.subscribe(
             shelf.topic,
@@ -308,9 +357,12 @@ class Connection:
             self._outgoing,
         )
 
-    async def _feed(self, number: int, feeding: Feeding) -> None:
+    async def _feed(
+        self, number: int, feeding: Feeding, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED
+    ) -> None:
         try:
-            await feeding.run()
+            if not await feeding.run(task_status=task_status):
+                self.part(COME_AGAIN)
         finally:
             del self._feedings[number]
 
@@ -346,8 +398,7 @@ class Connection:
     def _list(self, message: ListTopics) -> None:
         topics = {}
         for name, numbers in self._house.bus.statistics().topics.items():
-            authorize = self._house.authorize
-            if authorize is None or authorize(self.principal, "list", name, None):
+            if self._may("list", name, None):
                 topics[name] = {
                     "epoch": numbers.head.epoch,
                     "head": numbers.head.index,
@@ -358,6 +409,10 @@ class Connection:
                     "lagged": numbers.lagged,
                 }
         self._outgoing.say(encode(TopicList(message.request, topics)))
+
+
+def _known_error(error: EventStreamError | ValueError) -> EventStreamError:
+    return error if isinstance(error, EventStreamError) else EventStreamError(str(error))
 
 
 def _after(text: str | None) -> Position | Earliest | None:

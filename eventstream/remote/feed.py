@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from ..codec import TopicCodec
-from ..errors import EventStreamError
+from ..errors import EventStreamError, PositionLost
 from ..events import Earliest, Position, ResetReason, Resumed, SnapshotStart, Topic
 from ..snapshots.chain import Snapshot
 from ..topics import AnyEvent, Cursor, Disposal, LiveTopic, Subscription, SubscriptionStatistics, Waker
@@ -77,12 +77,12 @@ class Feed:
         self._upstream = upstream
         self._waker = waker
         self._snapshot: Snapshot | None = None  # Invariant: set between SnapshotStart and SnapshotEnd
-        self._latest: Snapshot | None = None  # where a reader that was reset starts
+        self._coming: tuple[SnapshotStart, Snapshot] | None = None  # for a reader that was reset and did not look yet
         self._arrived: deque[list[int]] = deque()  # [events not taken yet, bytes] of each list that came
         self._owed = 0  # bytes that were taken and not yet granted again
         topic = codec.topic
         quiet: Topic[Any] = Topic(topic.name, topic.type, retain=0, max_lag=NEVER)
-        # What the reader lets go is bounded by the window, and freed as the next events come.
+        # What the reader lets go is bounded by the window: it is freed as the next events or snapshot come.
         self.live = LiveTopic(quiet, waker, Disposal(lambda: None), self)
 
     # As the opening of its subscription.
@@ -97,11 +97,16 @@ class Feed:
 
     def reopen(self, cursor: Cursor, reason: ResetReason) -> None:
         """The reader was reset: it goes on with the snapshot that is coming."""
-        live = self.live
+        assert self._coming is not None, "a reader is reset by the start of a snapshot"
+        (start, snapshot), self._coming = self._coming, None
+        self._place(start, snapshot)
+
+    def _place(self, start: SnapshotStart, snapshot: Snapshot) -> None:
+        live, cursor = self.live, self.cursor
         with live.lock:
-            if self._latest is not None:
-                cursor.pending = SnapshotStart(Position(live.epoch, 0), reason)
-                live.place_in(cursor, self._latest)
+            cursor.pending = start
+            live.place_in(cursor, snapshot)
+        snapshot.first = None  # what this one reader has read is not kept
 
     def switch(self, cursor: Cursor) -> None:
         """Never needed: the server filters."""
@@ -158,31 +163,39 @@ class Feed:
         self.live.end(self.cursor, error)
 
     def _resumed(self, position: Position) -> None:
-        if self.started:
-            return  # after a new connection: the reader need not know
-        self.started = True
         live, cursor = self.live, self.cursor
-        with live.lock:
-            live.epoch, live.head = position.epoch, position.index
-            cursor.epoch = position.epoch
-            cursor.pending = Resumed(position)
-            cursor.enter(live.whole, live.whole.buffer.end(), position.index)
-        cursor.spot.wake()
+        if self._snapshot is not None:  # asked to start it again, the server has none any more
+            self._upstream.leave(self)
+            self.close(PositionLost(live.topic.name, Position(live.epoch, 0), position.epoch, 0, position.index))
+        elif not self.started:  # else after a new connection: the reader need not know
+            self.started = True
+            with live.lock:
+                live.epoch, live.head = position.epoch, position.index
+                cursor.epoch = position.epoch
+                cursor.pending = Resumed(position)
+                cursor.enter(live.whole, live.whole.buffer.end(), position.index)
+            cursor.spot.wake()
 
     def _start(self, position: Position, reason: ResetReason) -> None:
         live, cursor = self.live, self.cursor
+        untold = self._coming[0] if self._coming else cursor.pending
+        if isinstance(untold, SnapshotStart):
+            reason = untold.reason  # the reader has not heard of the last one: this one is in its place
         self._forget_arrived()
         if self.started:
             cursor.interrupt(reason)
             live.begin(position.epoch)
+            while live.disposal:
+                live.disposal.step()
         else:
             live.epoch = position.epoch
-        self._snapshot = self._latest = Snapshot(self._waker, None, position.epoch, live.whole.buffer.count)
-        if not self.started:
+        start = SnapshotStart(position, reason)
+        self._snapshot = Snapshot(self._waker, None, position.epoch, live.whole.buffer.count)
+        if self.started:
+            self._coming = start, self._snapshot
+        else:
             self.started = True
-            with live.lock:
-                cursor.pending = SnapshotStart(position, reason)
-                live.place_in(cursor, self._latest)
+            self._place(start, self._snapshot)
         self.at = position
         cursor.spot.wake()
 

@@ -1,25 +1,29 @@
 """One subscription of one client, on the server: reads it and passes it on, as far as the client has credit.
 
 Who has no credit is not read for, and so falls under the topic's lag bound like any slow reader; it holds up nobody
-else on its connection.
+else on its connection. The same holds for all of a connection whose client does not read.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any, Final
 
-from ..errors import BusClosed, EventStreamError, SubscriptionClosed
-from ..events import Bookmark, Resumed, SnapshotStart
-from ..pipes.signal import Signal
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskStatus
+
+from ..errors import BusClosed, EventStreamError, LimitReached
+from ..events import Bookmark, Event, Resumed, SnapshotStart
 from ..topics import Subscription
 from .faults import to_fault
-from .messages import Ended, Fault, Mark, encode, events_head
+from .messages import MAX_MESSAGE, Ended, Fault, Mark, encode, events_head
 from .outgoing import Outgoing
 from .sharing import Filter, SharedEvents
 
 __all__ = ("Feeding",)
 
+HEAD: Final = 5  # bytes of a message that stand before its events, and count for its length
 logger: Final = logging.getLogger("eventstream.remote")
 
 
@@ -50,13 +54,13 @@ class Feeding:
         self._selected_by = selected_by
         self._credit = credit
         self._outgoing = outgoing
-        self._more = Signal()
-        self._closed = False
 
     def grant(self, size: int) -> None:
         """The client has room for so many more bytes."""
+        starved = self._credit <= 0
         self._credit += size
-        self._more.set()
+        if starved and self._credit > 0:
+            self._subscription.release()
 
     def bookmark(self) -> None:
         """The client wants to know where it stands."""
@@ -64,19 +68,25 @@ class Feeding:
 
     def close(self) -> None:
         """The client wants no more."""
-        self._closed = True
         self._subscription.close()
-        self._more.set()
 
-    async def run(self) -> None:
-        """Until the subscription ends; tells the client why, unless it was the client's wish."""
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> bool:
+        """Until the subscription ends; tells the client why, unless it was the client's wish, or the bus has closed.
+
+        It has started when its first frame was said: what the client is told later comes after that. Returns whether
+        the bus goes on.
+        """
+        waited_for = goes_on = True
         try:
             async for item in self._subscription.chunks():
                 await self._pass_on(item)
-        except SubscriptionClosed:
-            return
+                if waited_for:
+                    waited_for = False
+                    task_status.started()
+                while self._credit <= 0 and await self._subscription.hold():
+                    pass
         except BusClosed:
-            return  # the connection ends too, with a word of its own
+            goes_on = False
         except EventStreamError as error:
             self._end(to_fault(error))
         except Exception:
@@ -84,21 +94,42 @@ class Feeding:
             self._end(Fault("EventStreamError", {"text": "the server failed to read this subscription: see its log"}))
         finally:
             self._subscription.close()
+        if waited_for:
+            task_status.started()
+        return goes_on
 
     def _end(self, fault: Fault) -> None:
         self._outgoing.say(encode(Ended(self._number, fault)))
 
     async def _pass_on(self, item: Any) -> None:
-        if isinstance(item, list):
-            while self._credit <= 0:
-                await self._more.wait()
-                if self._closed:
-                    return
-            body = self._shared.body(item, self._selected_by)
+        if not isinstance(item, list):
+            self._outgoing.say(encode(_mark(self._number, item)))
+            return
+        while self._outgoing.is_full:
+            await self._outgoing.wait_for_room()
+            if self._subscription.has_ended:
+                return
+        for body in self._bodies(item):
             self._credit -= len(body)
-            await self._outgoing.send(events_head(self._number, len(body)), body)
-        else:
-            await self._outgoing.send(encode(_mark(self._number, item)))
+            self._outgoing.say(events_head(self._number, len(body)), body)
+
+    def _bodies(self, events: list[Event[Any]]) -> Iterator[bytes]:
+        """The bytes of a list, in as many messages as it needs. A batch is never divided."""
+        body = self._shared.body(events, self._selected_by)
+        if len(body) + HEAD <= MAX_MESSAGE:
+            yield body
+            return
+        middle = _border(events)
+        if middle is None:
+            raise LimitReached("message_bytes", MAX_MESSAGE)
+        yield from self._bodies(events[:middle])
+        yield from self._bodies(events[middle:])
+
+
+def _border(events: list[Event[Any]]) -> int | None:
+    """Where one batch ends and another begins, near the middle; None if there is only one."""
+    borders = [at for at in range(1, len(events)) if events[at].index != events[at - 1].index]
+    return min(borders, key=lambda at: abs(at - len(events) // 2), default=None)
 
 
 def _mark(number: int, mark: Any) -> Mark:

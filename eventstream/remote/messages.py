@@ -12,13 +12,14 @@ Numbers of topics, subscriptions and requests are the client's own; they mean so
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from ..errors import BadFrame
 
 __all__ = (
+    "LENGTH",
     "MAX_MESSAGE",
     "VERSION",
     "Bookmarked",
@@ -47,7 +48,11 @@ __all__ = (
 )
 
 VERSION: Final = 1
-MAX_MESSAGE: Final = 16 * 1024 * 1024  # bytes: the largest message that either side takes by default
+MAX_MESSAGE: Final = 16 * 1024 * 1024  # bytes: the largest message that a client takes, and a server by default
+
+LENGTH: Final = 4  # bytes before a message, which it does not count itself
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]  # of a topic or a subscription
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Fault(msgspec.Struct, array_like=True, frozen=True):
@@ -72,54 +77,58 @@ class Welcome(msgspec.Struct, array_like=True, frozen=True):
 
 
 class OpenTopic(msgspec.Struct, array_like=True, frozen=True):
-    """From now on `topic` stands for the topic of this name, which the client has declared so."""
+    """From now on `topic` stands for the topic of this name, which the client has declared so.
 
-    topic: int
+    `keyed`: whether the topic finds the key in the payload.
+    """
+
+    topic: Number
     name: str
     compacted: bool
-    retain: int
-    max_lag: int
+    retain: Count
+    max_lag: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+    keyed: bool = False
 
 
 class Subscribe(msgspec.Struct, array_like=True, frozen=True):
     """Opens a subscription. `after` is a position's text, "earliest", or None."""
 
-    subscription: int
-    topic: int
+    subscription: Number
+    topic: Number
     key: str | None
     prefix: str | None
     after: str | None
-    credit: int
+    credit: Count
 
 
 class Credit(msgspec.Struct, array_like=True, frozen=True):
     """So many more bytes of events may be sent."""
 
-    subscription: int
-    size: int
+    subscription: Number
+    size: Count
 
 
 class Bookmarked(msgspec.Struct, array_like=True, frozen=True):
     """Asks for a bookmark as soon as all else was sent."""
 
-    subscription: int
+    subscription: Number
 
 
 class Unsubscribe(msgspec.Struct, array_like=True, frozen=True):
     """Ends a subscription."""
 
-    subscription: int
+    subscription: Number
 
 
 class Publish(msgspec.Struct, array_like=True, frozen=True):
     """Publishes entries as one batch; a nil payload in `delete` form is a tombstone."""
 
-    request: int
-    topic: int
+    request: Count
+    topic: Number
     entries: list[tuple[str | None, msgspec.Raw]]
     id: str
-    expect: int | None = None
-    index: int | None = None
+    expect: Count | None = None
+    index: Count | None = None
     headers: dict[str, str] | None = None
     form: Literal["one", "many", "delete"] = "one"
 
@@ -127,21 +136,21 @@ class Publish(msgspec.Struct, array_like=True, frozen=True):
 class Refresh(msgspec.Struct, array_like=True, frozen=True):
     """Begins a new epoch of a topic."""
 
-    request: int
-    topic: int
+    request: Count
+    topic: Number
 
 
 class Head(msgspec.Struct, array_like=True, frozen=True):
     """Asks for the position of a topic's newest event."""
 
-    request: int
-    topic: int
+    request: Count
+    topic: Number
 
 
 class ListTopics(msgspec.Struct, array_like=True, frozen=True):
     """Asks which topics there are."""
 
-    request: int
+    request: Count
 
 
 class Events(msgspec.Struct, frozen=True):
@@ -154,7 +163,7 @@ class Events(msgspec.Struct, frozen=True):
 class Mark(msgspec.Struct, array_like=True, frozen=True):
     """A frame that is no event: `kind` is resumed, start, end or bookmark; `reason` belongs to start."""
 
-    subscription: int
+    subscription: Number
     kind: Literal["resumed", "start", "end", "bookmark"]
     epoch: str
     index: int
@@ -164,14 +173,14 @@ class Mark(msgspec.Struct, array_like=True, frozen=True):
 class Ended(msgspec.Struct, array_like=True, frozen=True):
     """A subscription has ended."""
 
-    subscription: int
+    subscription: Number
     fault: Fault
 
 
 class Done(msgspec.Struct, array_like=True, frozen=True):
     """A request has succeeded, at this position."""
 
-    request: int
+    request: Count
     epoch: str
     index: int
 
@@ -179,21 +188,22 @@ class Done(msgspec.Struct, array_like=True, frozen=True):
 class Failed(msgspec.Struct, array_like=True, frozen=True):
     """A request has failed."""
 
-    request: int
+    request: Count
     fault: Fault
 
 
 class TopicList(msgspec.Struct, array_like=True, frozen=True):
     """Answers `ListTopics`: for each topic its name and numbers, see `TopicStatistics`."""
 
-    request: int
+    request: Count
     topics: dict[str, dict[str, Any]]
 
 
 class Goodbye(msgspec.Struct, array_like=True, frozen=True):
-    """The server ends the connection, and why; None: it stops, come again."""
+    """The server ends the connection, and why; without a fault, or if `again` is said, the client is to come again."""
 
     fault: Fault | None = None
+    again: bool = False
 
 
 Message: TypeAlias = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 from anyio import Event
@@ -56,37 +55,37 @@ class Requests:
         finally:
             self._close(number)
         if request.error is not None:
-            raise request.error
+            raise request.error.with_traceback(None)
         return request.answer
 
-    def unanswered(self) -> Iterator[bytes]:
-        """What has to be said again, in the order in which it was said."""
-        return iter([request.data for request in self._open.values()])
+    def unanswered(self) -> list[tuple[int, bytes]]:
+        """What has to be said again, in the order in which it was said, by number."""
+        return [(number, request.data) for number, request in self._open.items()]
 
     def succeed(self, number: int, answer: Any) -> None:
-        """The answer has come. One that nobody waits for any more is dropped."""
-        if request := self._open.get(number):
+        """The answer has come. One that nobody waits for any more, or a second one, is dropped."""
+        if request := self._close(number):
             request.answer = answer
             request.answered.set()
 
     def fail(self, number: int, error: EventStreamError) -> None:
         """An error is the answer."""
-        if request := self._open.get(number):
+        if request := self._close(number):
             request.error = error
             request.answered.set()
 
     def end(self, error: EventStreamError) -> None:
         """There will be no more answers."""
-        for request in self._open.values():
-            request.error = error.with_traceback(None)
-            request.answered.set()
+        for number in list(self._open):
+            self.fail(number, error)
         self._make_room()
 
-    def _close(self, number: int) -> None:
+    def _close(self, number: int) -> Request | None:
         request = self._open.pop(number, None)
         if request is not None:
             self._size -= len(request.data)
             self._make_room()
+        return request
 
     def _make_room(self) -> None:
         if self._room is not None:

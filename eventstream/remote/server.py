@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+import time
+from collections.abc import Callable, Hashable, Iterable
 from random import Random
 from typing import Any
 
 import msgspec
-from anyio import TASK_STATUS_IGNORED, move_on_after
+from anyio import TASK_STATUS_IGNORED, CancelScope, Event, current_time
 from anyio.abc import ByteStream, Listener, TaskStatus
 
 from ..bus import EventBus
@@ -16,8 +17,10 @@ from ..errors import LimitReached, NotAuthorized, TopicConflict, UnknownTopic
 from ..events import Topic
 from ..pipes import Pipe, PipeLimits, PipeServer, PipeServerStatistics
 from .access import Authenticate, Authorize, ServerLimits
-from .connection import Connection, Shelf
-from .messages import OpenTopic
+from .connection import COME_AGAIN, Connection, Shelf
+from .faults import to_fault
+from .messages import Goodbye, OpenTopic
+from .sharing import Kept
 
 __all__ = ("Server", "ServerStatistics")
 
@@ -48,12 +51,14 @@ class Server:
     Args:
         bus: The bus; it must be running while `serve` does.
         topics: The topics that clients may use, with their types: what a client publishes is validated by them.
-        create: Whether clients may use other topics too, whose payloads pass through as they are.
+        create: Whether clients may use other topics too, whose payloads pass through as they are; a name is theirs from
+            then on.
         authenticate: Says who a client is, from its token or certificate; without it everybody is welcome.
         authorize: Says what it may do; without it everything.
         limits: What one client gets.
         grace: Seconds for which a client that lost its connection is kept: within them nothing is even resumed.
         pipe_limits: What strangers can make the server hold.
+        clock: The time in POSIX seconds, for grants that expire.
         random: For the epoch of the pipes; the system's by default.
     """
 
@@ -68,16 +73,23 @@ class Server:
         limits: ServerLimits | None = None,
         grace: float = 60.0,
         pipe_limits: PipeLimits | None = None,
+        clock: Callable[[], float] = time.time,
         random: Random | None = None,
     ) -> None:
         self.bus = bus
+        self.clock = clock
         self.limits = limits or ServerLimits()
         self.authenticate = authenticate
         self.authorize = authorize
         self._create = create
         self._created = 0
-        self._shelves: dict[str, Shelf] = {topic.name: Shelf(topic) for topic in topics}
-        self._connections: set[Connection] = set()
+        self._kept = Kept(), Kept()
+        self._shelves: dict[str, Shelf] = {
+            topic.name: Shelf(topic, topic.key is not None, *self._kept) for topic in topics
+        }
+        self._connections: dict[Connection, None] = {}  # in the order of their coming
+        self._closing = False
+        self._left = Event()
         self._pipes = PipeServer(self._connected, grace=grace, limits=pipe_limits, random=random)
 
     async def serve(
@@ -87,21 +99,35 @@ class Server:
         await self._pipes.serve(listener, task_status=task_status)
 
     async def aclose(self, *, linger: float = 5.0) -> None:
-        """Stops politely: tells the clients, sends what is owed, and ends all `serve` calls.
+        """Stops politely: tells the clients to come again, sends what is owed, and ends all `serve` calls.
 
         Args:
             linger: Seconds that this may take.
         """
+        self._closing = True
+        deadline = current_time() + linger
         for connection in list(self._connections):
-            connection.leave()
-        with move_on_after(linger):
+            connection.part(COME_AGAIN)
+        with CancelScope(deadline=deadline):
+            while self._connections:
+                await self._left.wait()
+        with CancelScope(deadline=deadline):
             await self._pipes.aclose()
 
     def revoke(self, principal: Hashable) -> int:
-        """Closes the principal's connections, with all their subscriptions, at once. Returns how many there were."""
+        """Closes the principal's connections, with all their subscriptions, at once. Returns how many there were.
+
+        Nothing that these clients said and that was not done yet is done any more. They are told, and do not come
+        again by themselves; whether they may is for `authenticate` to say.
+
+        Raises:
+            ValueError: if it is None, which is nobody.
+        """
+        if principal is None:
+            raise ValueError("principal None is nobody: give what authenticate gave")
         found = [connection for connection in self._connections if connection.principal == principal]
         for connection in found:
-            connection.expel(NotAuthorized(principal))
+            connection.part(Goodbye(to_fault(NotAuthorized(principal))))
         return len(found)
 
     def statistics(self) -> ServerStatistics:
@@ -120,23 +146,35 @@ class Server:
                 raise UnknownTopic(declared.name)
             if self._created >= self.limits.created_topics:
                 raise LimitReached("created_topics", self.limits.created_topics)
+            topic = _as_declared(declared, self.limits.created_retain)
+            shelf = self._shelves[declared.name] = Shelf(topic, declared.keyed, *self._kept)
             self._created += 1
-            shelf = self._shelves[declared.name] = Shelf(_as_declared(declared))
         elif shelf.topic.compacted != declared.compacted:
             raise TopicConflict(declared.name, "compacted")
+        elif shelf.keyed != declared.keyed:
+            raise TopicConflict(declared.name, "key")
         return shelf
 
     async def _connected(self, pipe: Pipe) -> None:
         connection = Connection(self, pipe)
-        self._connections.add(connection)
+        self._connections[connection] = None
+        if self._closing:
+            connection.part(COME_AGAIN)
         try:
             await connection.run()
         finally:
-            self._connections.discard(connection)
+            del self._connections[connection]
+            self._left.set()
+            self._left = Event()
 
 
-def _as_declared(message: OpenTopic) -> Topic[Keyed]:
+def _as_declared(message: OpenTopic, most: int) -> Topic[Keyed]:
     """A topic that this process knows only by what a client says of it."""
     return Topic(
-        message.name, Keyed, key="key", compacted=message.compacted, retain=message.retain, max_lag=message.max_lag
+        message.name,
+        Keyed,
+        key="key" if message.keyed else None,
+        compacted=message.compacted,
+        retain=min(message.retain, most),
+        max_lag=min(message.max_lag, most),
     )

@@ -4,7 +4,8 @@ A thousand subscribers of one topic get the same event objects, mostly in the sa
 a while, by the identity of the objects: a list as a whole if another reader with the same filter took the same one,
 each event in any case. What is kept refers to its events, so that an identity cannot come to mean another event.
 
-Bounded in bytes, oldest first. Rejected: a field for the bytes in `Event` (every event of every bus would pay for it).
+Bounded in bytes for all topics of a server together, oldest first. Rejected: a field for the bytes in `Event` (every
+event of every bus would pay for it).
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Any, Final, TypeAlias
 from ..codec import TopicCodec, join_events
 from ..events import Event
 
-__all__ = ("Filter", "SharedEvents")
+__all__ = ("Filter", "Kept", "SharedEvents")
 
 Filter: TypeAlias = tuple[str | None, str | None]
-BUDGET: Final = 8 * 1024 * 1024  # bytes of each kind, for each topic: some ten thousand events
+BUDGET: Final = 16 * 1024 * 1024  # bytes of each kind: a hundred thousand small events
 
 
-class _Kept:
-    """Bytes by name, oldest first out."""
+class Kept:
+    """Bytes of events and of lists of them, by the identity of the events; oldest first out."""
 
     __slots__ = ("_entries", "_size")
 
@@ -30,10 +31,12 @@ class _Kept:
         self._size = 0
 
     def get(self, name: object) -> bytes | None:
+        """The bytes, if they are kept."""
         entry = self._entries.get(name)
         return None if entry is None else entry[1]
 
     def put(self, name: object, keeps: object, data: bytes) -> None:
+        """Keeps bytes, and the objects by whose identity they are named."""
         self._entries[name] = (keeps, data)
         self._size += len(data)
         while self._size > BUDGET and len(self._entries) > 1:
@@ -44,15 +47,20 @@ class _Kept:
 class SharedEvents:
     """What one topic's events are on the wire. Used by all connections of a server, in its event loop.
 
+    Args:
+        codec: Of the topic.
+        events: Where the bytes of single events are kept.
+        lists: Where those of lists are kept.
+
     Attributes:
         encoded: Events that were encoded so far: as many as were sent, however many got them.
     """
 
-    def __init__(self, codec: TopicCodec[Any]) -> None:
+    def __init__(self, codec: TopicCodec[Any], events: Kept, lists: Kept) -> None:
         self.encoded = 0
         self._codec = codec
-        self._events = _Kept()
-        self._lists = _Kept()
+        self._events = events
+        self._lists = lists
 
     def body(self, events: list[Event[Any]], selected_by: Filter) -> bytes:
         """A list of events. Between its first and its last one there are all that `selected_by` lets through.

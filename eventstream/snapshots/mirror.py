@@ -68,7 +68,9 @@ class Mirror(Generic[T]):
         scope: Cancel it to end the mirror.
     """
 
-    def __init__(self, topic: str, subscribe: Subscribe[T], head: Callable[[], Awaitable[Position]], random: Random) -> None:
+    def __init__(
+        self, topic: str, subscribe: Subscribe[T], head: Callable[[], Awaitable[Position]], random: Random
+    ) -> None:
         self.topic = topic
         self.users = 0
         self.current: dict[str, T] = {}

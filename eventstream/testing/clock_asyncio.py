@@ -178,12 +178,8 @@ def ordered_scopes() -> Iterator[None]:
     same seed differ. It makes these sets by the name `set`, which this shadows in that one module. An ordered set is
     a set for whatever else runs meanwhile, so this does not harm other threads.
     """
-    had = backend.__dict__.get("set")
     backend.__dict__["set"] = _OrderedSet
     try:
         yield
     finally:
-        if had is None:
-            backend.__dict__.pop("set", None)
-        else:
-            backend.__dict__["set"] = had
+        del backend.__dict__["set"]

@@ -160,7 +160,7 @@ class Link:
 
     # What streams do.
 
-    def enter(self, wire: Wire, data: bytes) -> int:
+    def enter(self, wire: Wire, data: bytes | memoryview) -> int:
         """Not for users: lets bytes in, up to the buffer's room and the next order, which is then carried out.
 
         Returns:
@@ -170,7 +170,7 @@ class Link:
         size = int(min(len(data), wire.room, self._orders.room(direction)))
         if not size:
             return 0
-        data = data[:size]
+        data = bytes(data[:size])
         faults = self._conditions.faults
         wire.put(data, current_time(), faults, self._random)
         if faults.stall and self._random.random() < faults.stall:

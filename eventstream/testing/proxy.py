@@ -187,7 +187,7 @@ class CuttingProxy:
                     self._cut(connection)
             await self._flowing.wait()
             await target.send_eof()
-        except (BrokenResourceError, ClosedResourceError):
+        except (BrokenResourceError, ClosedResourceError, OSError):
             connection.reset()  # one side was reset: so is the other
 
     def _cut(self, connection: _Connection) -> None:

@@ -10,43 +10,25 @@ its order: so this sets it to 0 for itself and its processes, unless it is set.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import shlex
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Final, Literal
 
-import msgspec
-
 from .clock import run_simulated
+from .crew import Outcome, play_in_processes
 from .scenarios import KNOWN, find_scenario
 
 __all__ = ("main",)
 
 Backend = Literal["trio", "asyncio"]
-CHUNK: Final = 8  # seeds that a process takes at once: few, so that a failing one is heard of soon
 FAILED: Final = 1
 INTERRUPTED: Final = 130
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """How one seed went.
-
-    Attributes:
-        seed: Which.
-        error: The traceback, if it failed.
-        trace: What was noted, if that was asked for.
-    """
-
-    seed: int
-    error: str | None
-    trace: list[str]
 
 
 def play_seed(name: str, backend: Backend, verbose: bool, seed: int) -> Outcome:
@@ -80,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.perf_counter()
     played = 0
     try:
-        with _outcomes(options) as outcomes:
+        with closing(_outcomes(options)) as outcomes:
             for outcome in outcomes:
                 played += 1
                 if options.verbose:
@@ -102,17 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-@contextmanager
-def _outcomes(options: argparse.Namespace) -> Iterator[Iterable[Outcome]]:
+def _outcomes(options: argparse.Namespace) -> Generator[Outcome, None, None]:
     seeds = range(options.first, options.first + options.seeds)
     play = partial(play_seed, options.scenario, options.backend, options.verbose)
-    if options.jobs == 1:
-        yield map(play, seeds)
-        return
-    # spawned, not forked: a fork would take over whatever state this process has, and seeds would depend on it
-    processes = multiprocessing.get_context("spawn")
-    with processes.Pool(options.jobs, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        yield pool.imap_unordered(play, seeds, CHUNK)  # leaving the pool ends its processes, whatever they do
+    yield from map(play, seeds) if options.jobs == 1 else play_in_processes(play, seeds, options.jobs)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -48,6 +48,11 @@ class NetworkStream(ByteStream):
         return f"<NetworkStream {'to' if self._dialled else 'at'} {self.link.address!r}, {self.link!r}>"
 
     @property
+    def dialled(self) -> bool:
+        """Whether this is the end of who dialled."""
+        return self._dialled
+
+    @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """`SocketAttribute.local_address` and `remote_address`, which differ from link to link."""
         there = (self.link.address, 0)
@@ -105,7 +110,7 @@ class NetworkStream(ByteStream):
         """
         with self._send_guard:
             await checkpoint()
-            data = bytes(item)
+            data = memoryview(bytes(item))  # copied if it could change, and cut up without further copies
             while True:
                 self._check_sending()
                 data = data[self.link.enter(self._outbound, data) :]

@@ -206,6 +206,7 @@ class Cursor:
             if following is None:
                 self.index = self._end  # as in `_move`
                 self.chunk = NOTHING
+                self.rest = DONE
                 return None
             self._offset = segment.next_offset
             self._segment = following
@@ -258,7 +259,8 @@ class Cursor:
                 return self._finish(snapshot, segment)
         if following is None:
             self.index = self._end  # all was handed out, and more was asked for
-            self.chunk = NOTHING  # so that an idle reader keeps no event alive
+            self.chunk = NOTHING  # so that an idle reader keeps no event alive, nor the iterator
+            self.rest = DONE
             return None
         self._step_to(following, segment.next_offset)
         return False

@@ -23,7 +23,7 @@ from ..events import Bookmark, Earliest, Event, Frame, Position, SnapshotStart
 from .buffer import AnyEvent
 from .cursor import Cursor, Guide, Mark, Select, Step
 from .live import LiveTopic
-from .parking import Waker
+from .parking import Lot, Spot, Waker, current_waker
 
 __all__ = ("Opening", "Subscription", "SubscriptionStatistics")
 
@@ -72,6 +72,21 @@ class _Reading(Protocol):
     def asend(self, value: None, /) -> Coroutine[Any, Any, Any]: ...
 
     def __aiter__(self) -> AsyncIterator[Any]: ...
+
+
+class _Unready:
+    """Waits for no event."""
+
+    def ready(self) -> bool:
+        return False
+
+
+def _aside() -> Spot:
+    """A place to wait where no event comes by."""
+    waker = current_waker()
+    spot = waker.spot(_Unready())
+    spot.lot = Lot(waker)
+    return spot
 
 
 class _Way(Enum):
@@ -188,7 +203,36 @@ class Subscription(Generic[T]):
             elif step is not False:
                 self._tell(step)
 
+    async def hold(self) -> bool:
+        """Waits without reading: until `release` is called, or the subscription has ended, and returns False then.
+
+        For those who pass events on and have nowhere to put them now. Publishers do not wake it.
+        """
+        cursor = self._cursor
+        if self.has_ended:
+            return False
+        if cursor.spot.occupied:
+            raise BusyResourceError("reading from")
+        reading, aside = cursor.spot, _aside()
+        cursor.spot = aside
+        try:
+            await aside
+        finally:
+            cursor.spot = reading
+            if aside.lot is None:  # its place was taken away meanwhile
+                reading.lot = None
+        return not self.has_ended
+
+    def release(self) -> None:
+        """Lets `hold` return."""
+        self._cursor.spot.wake()
+
     # Standing.
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will be handed out."""
+        return self._cursor.closed is not None
 
     @property
     def position(self) -> Position:
@@ -255,8 +299,10 @@ class Subscription(Generic[T]):
         self._check_unread()
         iterator = self._iterator
         if iterator is None or iterator.ag_frame is None or way is not self._way:
-            iterator = self._iterator = _begin(cast("_Reading", self._read(way)))
-            self._live.want_bookmarks(self._cursor, way in _TELLING)
+            telling = way in _TELLING
+            reading = self._read(way not in (_Way.BATCHES, _Way.CHUNKS), telling)
+            iterator = self._iterator = _begin(cast("_Reading", reading))
+            self._live.want_bookmarks(self._cursor, telling)
             self._way = way
         return iterator
 
@@ -264,19 +310,18 @@ class Subscription(Generic[T]):
         if self._cursor.spot.occupied or (self._iterator is not None and self._iterator.ag_running):
             raise BusyResourceError("reading from")
 
-    async def _read(self, way: _Way) -> AsyncGenerator[Any, None]:
+    async def _read(self, one_by_one: bool, frames: bool) -> AsyncGenerator[Any, None]:
         yield None  # see `_begin`
+        # Every idle subscriber pays for each of these names.
+        step: Step
         cursor = self._cursor
-        spot = cursor.spot
-        one_by_one, frames = way not in (_Way.BATCHES, _Way.CHUNKS), way in _TELLING
         chunks = 0
         while True:
             if one_by_one:
                 for event in cursor.rest:
                     yield event
-            elif cursor.chunk and (left := cursor.take()):
-                yield left
-                del left  # a reader that waits keeps no event alive
+            elif cursor.chunk and (step := cursor.take()):
+                yield step
             try:
                 step = cursor.advance()
             except EventStreamError as error:
@@ -285,11 +330,11 @@ class Subscription(Generic[T]):
                     return
                 raise
             if step is None:
-                if frames and (bookmark := self._bookmark()):
-                    yield bookmark
+                if frames and (step := self._bookmark()):
+                    yield step
                     continue
                 chunks = 0
-                await spot
+                await cursor.spot
                 continue
             if step is not False:
                 if isinstance(step, list):

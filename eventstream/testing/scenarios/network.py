@@ -19,6 +19,7 @@ from ..faults import Direction, Faults, seeded
 from ..link import Link
 from ..network import Network
 from ..stream import NetworkStream
+from .harm import harm_links
 from .scenario import Note, Scenario
 
 __all__ = ("scenario",)
@@ -27,6 +28,7 @@ CLIENTS = 3
 DIALS = 4  # each client's
 TALK = 5_000  # bytes of a direction of a link: several buffers
 BUFFER = 1_000
+HARMS = 8  # by hand, at most
 PATIENCE = 30.0  # virtual seconds that anybody waits for a link that may be half-open
 
 
@@ -42,7 +44,7 @@ async def play(seed: int, note: Note) -> None:
         async with anyio.create_task_group() as clients:
             for number in range(CLIENTS):
                 clients.start_soon(_client, network, seeded(f"{seed} client {number}"), _Talk("up", seed))
-            clients.start_soon(_harm, network, seeded(f"{seed} harm"))
+            clients.start_soon(harm_links, network, seeded(f"{seed} harm"), HARMS)
         network.heal()
         await _last_exchange(network, seed)
         await anyio.sleep(2 * PATIENCE)
@@ -123,34 +125,6 @@ async def _client(network: Network, random: Random, talk: _Talk) -> None:
                 continue
         if stream is not None:
             await talk.serve(stream)
-
-
-async def _harm(network: Network, random: Random) -> None:
-    """What a test does by hand, at random times to random links."""
-    for _ in range(random.randrange(8)):
-        await anyio.sleep(random.expovariate(1))
-        if not network.links:
-            continue
-        link = random.choice(network.links)
-        direction: Direction | None = random.choice(("up", "down", None))
-        harm = random.choice(("cut", "lossy", "close", "stall", "half_open", "later", "duplicate", "dials"))
-        if harm in ("cut", "lossy"):
-            link.cut(lose=harm == "lossy")
-        elif harm == "close":
-            link.close()
-        elif harm == "stall":
-            link.stall(random.expovariate(1), direction=direction)
-        elif harm == "half_open":
-            link.half_open(direction)
-        elif harm == "later":
-            link.cut_after(random.randrange(2000), direction=direction)
-        elif harm == "duplicate":
-            network.duplicate(link)
-        else:
-            network.hang_dials(1)
-            network.delay_dials(random.random(), 0)
-            await anyio.sleep(1)
-            network.release_dials(newest_first=True)
 
 
 async def _last_exchange(network: Network, seed: int) -> None:
