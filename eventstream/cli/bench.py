@@ -59,8 +59,8 @@ async def bench(url: str, load: Load, link: Link) -> int:
             await publisher.calm(load.seconds / 2)
             waits = sorted(wait for listener in listeners for wait in listener.waits)
             published, seconds = await publisher.hurry(load.seconds / 2)
+            await Output().write(_table(load, waits, published, seconds).encode())
             tasks.cancel_scope.cancel()
-    await Output().write(_table(load, waits, published, seconds).encode())
     return DONE
 
 
