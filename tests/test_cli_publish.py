@@ -132,7 +132,6 @@ def test_publish_to_a_compacted_topic(url: str, topic: str, tmp_path: Path, capf
     assert "say with --key-field or --key" in capfd.readouterr().err
 
 
-@pytest.mark.xfail(reason="a topic that a client creates takes no events without a key", strict=False)
 def test_publish_without_a_key(url: str, topic: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Not every topic has keys."""
     (tmp_path / "in").write_text("1\n2\n")

@@ -49,10 +49,10 @@ async def tail(url: str, name: str, selection: Selection, link: Link, json: bool
     check_filter(selection.key, selection.prefix)
     start = selection.start()
     async with connected(url, link) as bus:
-        found = await find(bus, name)
-    if found is None:
+        topic = await find(bus, name)
+    if topic is None:
+        topic = untyped(name)
         tell(f"{PREFIX} the server has no topic {name!r} yet; waiting for it")
-    topic = untyped(name, compacted=bool(found))
     following = Following(topic, selection, start, json)
     async with connected(url, link, lasting=True, lost=following.lost) as bus, anyio.create_task_group() as tasks:
         tasks.start_soon(following.watch, bus)

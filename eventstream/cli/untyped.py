@@ -6,13 +6,11 @@ read here, each payload by itself, and one that JSON has no words for spoils no 
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from ..codec import Keyed
-from ..errors import NotAuthorized, TopicConflict
 from ..events import Event, Topic
 from ..remote import RemoteBus
 from .running import USAGE, Failure
@@ -20,9 +18,9 @@ from .running import USAGE, Failure
 __all__ = ("check_filter", "find", "key_and_plain", "to_keyed", "untyped")
 
 
-def untyped(name: str, *, compacted: bool = False) -> Topic[Keyed]:
-    """The topic of this name."""
-    return Topic(name, Keyed, key="key" if compacted else None, compacted=compacted)
+def untyped(name: str, *, compacted: bool = False, keyed: bool = False) -> Topic[Keyed]:
+    """The topic of this name; `keyed` if it finds the key in its payloads, as a compacted one always does."""
+    return Topic(name, Keyed, key="key" if keyed or compacted else None, compacted=compacted)
 
 
 def check_filter(key: str | None, prefix: str | None) -> None:
@@ -35,20 +33,12 @@ def check_filter(key: str | None, prefix: str | None) -> None:
         raise Failure("give --key or --prefix, not both", USAGE)
 
 
-async def find(bus: RemoteBus, name: str) -> bool | None:
-    """Whether the server's topic is compacted; None if it has none of this name.
-
-    It uses the name up: a bus declares a topic in one way. So ask over a connection that is for nothing else.
-    """
-    topic = untyped(name)
-    if name not in await bus.topics():
+async def find(bus: RemoteBus, name: str) -> Topic[Keyed] | None:
+    """The server's topic of this name; None if it has none."""
+    found = (await bus.topics()).get(name)
+    if found is None:
         return None
-    try:
-        with suppress(NotAuthorized):  # it fits, or that would have been said first
-            await bus.head(topic)
-    except TopicConflict:
-        return True
-    return False
+    return untyped(name, compacted=bool(found["compacted"]), keyed=bool(found["keyed"]))
 
 
 def to_keyed(key: str, payload: object) -> Keyed:
