@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+import functools
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, TypeVar
 
 import anyio
+import pytest
 
 from eventstream import Event, EventBus, Subscription, Topic
 from eventstream.pipes import Retry
 from eventstream.remote import RemoteBus, Server
-from eventstream.remote.messages import Greeting, Message, MessageDecoder, encode
 from eventstream.testing import Network, run_simulated
 from support import settle as settle_locally
+from support import take
+
+__all__ = ("QUICK", "Town", "drain", "receive_now", "settle", "simulated", "take")
 
 T = TypeVar("T")
 QUICK = Retry(first=0.05, cap=0.5)
 
 
-async def settle() -> None:
+async def settle(turns: int = 20) -> None:
     """Lets all tasks run that can, and all bytes arrive that are under way."""
-    await settle_locally(80)
-
-
-async def take(subscription: Subscription[T], count: int) -> list[T]:
-    """The payloads of the next events."""
-    return [(await subscription.receive()).payload for _ in range(count)]
+    await settle_locally(5 * turns)
 
 
 async def drain(subscription: Subscription[T]) -> list[T]:
@@ -41,6 +41,12 @@ async def drain(subscription: Subscription[T]) -> list[T]:
         except anyio.WouldBlock:
             if not subscription.lag:
                 return payloads
+
+
+async def receive_now(subscription: Subscription[T]) -> Event[T]:
+    """The next event, if it comes without anything else happening."""
+    await settle()
+    return subscription.receive_nowait()
 
 
 class Town:
@@ -66,14 +72,13 @@ class Town:
     async def open(self) -> AsyncGenerator[Town, None]:
         """Serves until it is left."""
         failure: Exception | None = None
-        async with EventBus() as self.bus:
-            async with anyio.create_task_group() as self._tasks:
-                try:
-                    await self.serve()
-                    yield self
-                except Exception as error:
-                    failure = error
-                self._tasks.cancel_scope.cancel()
+        async with EventBus() as self.bus, anyio.create_task_group() as self._tasks:
+            try:
+                await self.serve()
+                yield self
+            except Exception as error:
+                failure = error
+            self._tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure
 
@@ -120,18 +125,13 @@ class Town:
 
 def simulated(behaviour: Callable[..., Awaitable[None]]) -> Any:
     """Makes a test that runs in simulated time, on both event loops."""
-    import functools
-
-    import pytest
 
     @pytest.mark.parametrize("loop", ["asyncio", "trio"])
     @functools.wraps(behaviour)
     def test(*args: Any, loop: Any, **kwargs: Any) -> None:
         run_simulated(functools.partial(behaviour, *args, **kwargs), backend=loop, limit=3600.0)
 
-    import inspect
-
     signature = inspect.signature(behaviour)
     parameter = inspect.Parameter("loop", inspect.Parameter.KEYWORD_ONLY)
-    test.__signature__ = signature.replace(parameters=[*signature.parameters.values(), parameter])  # type: ignore[attr-defined]
+    vars(test)["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), parameter])
     return test

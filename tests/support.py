@@ -20,9 +20,12 @@ class Price(msgspec.Struct, frozen=True):
     bid: float
 
 
-async def settle(turns: int = 20) -> None:
+TURNS = 20  # of the event loop: until nothing can run any more, if nothing has to pass a network
+
+
+async def settle(turns: int | None = None) -> None:
     """Lets all tasks run that can."""
-    for _ in range(turns):
+    for _ in range(turns or TURNS):
         await checkpoint()
 
 

@@ -12,7 +12,7 @@ from ..events import Event, Position, SnapshotEnd, SnapshotStart
 from ..topics import Subscription
 from .links import Link, connected
 from .running import DONE, Failure, Output, as_json, printable, tell
-from .untyped import find, key_and_plain, untyped
+from .untyped import check_filter, find, key_and_plain, untyped
 
 __all__ = ("snapshot", "topics")
 
@@ -36,6 +36,7 @@ async def topics(url: str, link: Link, json: bool) -> int:
 
 async def snapshot(url: str, name: str, key: str | None, prefix: str | None, link: Link, json: bool) -> int:
     """Prints a topic's state, and the position at which it holds."""
+    check_filter(key, prefix)
     async with connected(url, link) as bus:
         compacted = await find(bus, name)
         if compacted is None:

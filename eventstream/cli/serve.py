@@ -64,7 +64,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.config is None:
             return []
-        with told_of_files():
+        with told_of_files(self.config):
             content = self.config.read_bytes()
         try:
             declared = msgspec.toml.decode(content, type=_Config).topics

@@ -17,8 +17,8 @@ from ..events import EARLIEST, Bookmark, Earliest, Event, Position, Resumed, Sna
 from ..remote import RemoteBus
 from ..topics import Subscription
 from .links import Link, connected
-from .running import DONE, USAGE, Failure, Output, as_json, printable, tell
-from .untyped import find, key_and_plain, untyped
+from .running import DONE, Output, as_json, printable, tell
+from .untyped import check_filter, find, key_and_plain, untyped
 
 __all__ = ("Selection", "tail")
 
@@ -46,8 +46,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
 async def tail(url: str, name: str, selection: Selection, link: Link, json: bool) -> int:
     """Prints events until there were `selection.count`, or for ever."""
-    if selection.key is not None and selection.prefix is not None:
-        raise Failure("give --key or --prefix, not both", USAGE)
+    check_filter(selection.key, selection.prefix)
     start = selection.start()
     async with connected(url, link) as bus:
         found = await find(bus, name)

@@ -15,13 +15,24 @@ from ..codec import Keyed
 from ..errors import NotAuthorized, TopicConflict
 from ..events import Event, Topic
 from ..remote import RemoteBus
+from .running import USAGE, Failure
 
-__all__ = ("find", "key_and_plain", "to_keyed", "untyped")
+__all__ = ("check_filter", "find", "key_and_plain", "to_keyed", "untyped")
 
 
 def untyped(name: str, *, compacted: bool = False) -> Topic[Keyed]:
     """The topic of this name."""
     return Topic(name, Keyed, key="key" if compacted else None, compacted=compacted)
+
+
+def check_filter(key: str | None, prefix: str | None) -> None:
+    """Refuses two filters at once.
+
+    Raises:
+        Failure: if there are.
+    """
+    if key is not None and prefix is not None:
+        raise Failure("give --key or --prefix, not both", USAGE)
 
 
 async def find(bus: RemoteBus, name: str) -> bool | None:

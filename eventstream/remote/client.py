@@ -395,6 +395,8 @@ class RemoteBus(AsyncContextManagerMixin):
 
     def _known(self, topic: Topic[T]) -> tuple[int, TopicCodec[T]]:
         """The topic's number and codec. A topic that is used for the first time is opened."""
+        if not isinstance(topic, Topic):
+            raise TypeError(f"topic must be a Topic, not {topic!r}")
         self._running()
         known = self._codecs.get(topic.name)
         if known is None:
