@@ -18,6 +18,7 @@ from random import Random
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from ...bus import EventBus
@@ -261,7 +262,7 @@ class _Run:
             await anyio.sleep(self.random.random())
             if how == "bus":
                 replace.cancel()
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
 
     async def _next_end(self) -> str:
         with anyio.move_on_after(self.random.expovariate(0.4)):
