@@ -24,7 +24,7 @@ from eventstream.errors import LinkSilent
 from eventstream.pipes import BackedPipe, Pipe, PipeServer
 from eventstream.testing.proxy import CuttingProxy
 
-MEGABYTES: Final = int(os.environ.get("EVENTSTREAM_MEGABYTES", "5"))
+MEGABYTES: Final = int(os.environ.get("EVENTSTREAM_MEGABYTES", "20"))
 SIZE: Final = MEGABYTES * 1_000_000
 CUTS: Final = max(40, 2 * MEGABYTES)
 CAPACITY: Final = 512 * 1024
