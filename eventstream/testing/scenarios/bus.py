@@ -12,7 +12,7 @@ and none stands twice in one epoch.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 from typing import Any, Final
@@ -214,13 +214,14 @@ class _Run:
         self.network = Network(seed, faults, buffer=self.random.choice((2000, 65_536)), trace=note)
         choice = self.random.choice
         self.seconds = choice((1.0, 3.0, 6.0))
-        bounds = {"retain": choice((3, 10, 1000)), "max_lag": choice((3, 10, 1000))}
+        retain, max_lag = choice((3, 10, 1000)), choice((3, 10, 1000))
         self.topics: list[Topic[Fact]] = [
-            Topic("facts", Fact, key="key", compacted=True, **bounds),
-            Topic("news", Fact, **bounds),
+            Topic("facts", Fact, key="key", compacted=True, retain=retain, max_lag=max_lag),
+            Topic("news", Fact, retain=retain, max_lag=max_lag),
         ]
         self.window = choice((150, 1000, 1_000_000))
         self.grace = choice((2.0, 60.0))
+        self.passing = choice(((), ("client 1",)))  # whose grants expire
         self.slow = choice((0.0, 0.1, 1.0))
         self.bus: EventBus | None = None
         self.server: Server | None = None
@@ -273,7 +274,8 @@ class _Run:
         return self.random.choice(("at once", "politely", "bus"))
 
     def _authenticate(self, credentials: Credentials) -> Grant | None:
-        expires = anyio.current_time() + 2.0 if credentials.token == "client 1" and not self.ending.is_set() else None
+        passing = credentials.token in self.passing and not self.ending.is_set()
+        expires = anyio.current_time() + 2.0 if passing else None
         return Grant(credentials.token, expires) if credentials.token else None
 
     async def _authenticate_async(self, credentials: Credentials) -> Grant | None:
@@ -384,14 +386,16 @@ class _Run:
 
     async def _publish(self, bus: RemoteBus, counter: _Counter, random: Random) -> None:
         padding = "x" * random.choice((0, 0, 100))
-        while not self.ending.is_set():
-            await anyio.sleep(random.expovariate(2))
-            for _ in range(random.choice((1, 1, 1, 2, 12))):
-                topic = random.choice(self.topics)
-                facts = [Fact(random.choice(KEYS), counter.next(), padding) for _ in range(random.choice((1, 1, 3)))]
-                with anyio.move_on_after(random.choice((0.05, 1.0, 1000.0))):
-                    await self._publish_facts(bus, topic, facts, random)
-        await self.ending.wait()
+        async with anyio.create_task_group() as tasks:
+            while not self.ending.is_set():
+                await anyio.sleep(random.expovariate(2))
+                for _ in range(random.choice((1, 1, 1, 2, 12))):
+                    topic = random.choice(self.topics)
+                    facts = [
+                        Fact(random.choice(KEYS), counter.next(), padding) for _ in range(random.choice((1, 1, 3)))
+                    ]
+                    patience = random.choice((0.05, 1000.0, 1000.0))
+                    tasks.start_soon(self._publish_facts, bus, topic, facts, patience, random.random() < 0.2)
         last = [Fact(key, counter.next()) for key in KEYS]
         for topic in self.topics:
             for fact in last:
@@ -400,14 +404,17 @@ class _Run:
         self.satisfied += 1
         await anyio.sleep_forever()
 
-    async def _publish_facts(self, bus: RemoteBus, topic: Topic[Fact], facts: list[Fact], random: Random) -> None:
-        if topic.compacted and random.random() < 0.2:
-            await bus.delete(topic, facts[0].key)
-        elif len(facts) == 1:
-            self.answered.append((topic.name, facts[0].name, await bus.publish(topic, facts[0])))
-        else:
-            position = await bus.publish_many(topic, facts)
-            self.answered += [(topic.name, fact.name, position) for fact in facts]
+    async def _publish_facts(
+        self, bus: RemoteBus, topic: Topic[Fact], facts: list[Fact], patience: float, delete: bool
+    ) -> None:
+        with anyio.move_on_after(patience):
+            if topic.compacted and delete:
+                await bus.delete(topic, facts[0].key)
+            elif len(facts) == 1:
+                self.answered.append((topic.name, facts[0].name, await bus.publish(topic, facts[0])))
+            else:
+                position = await bus.publish_many(topic, facts)
+                self.answered += [(topic.name, fact.name, position) for fact in facts]
 
     async def _check_last_view(self, bus: RemoteBus) -> None:
         topic = self.topics[0]
@@ -418,7 +425,7 @@ class _Run:
     async def _until_done(self, readers: list[Reader]) -> None:
         await self.ending.wait()
         with anyio.move_on_after(PATIENCE):
-            while self.satisfied < CLIENTS or not all(self._has_all(reader) for reader in readers):
+            while self.satisfied < CLIENTS or not all(self._has_all(reader) for reader in readers):  # noqa: ASYNC110
                 await anyio.sleep(0.5)
             return
         late = [reader.name for reader in readers if not self._has_all(reader)]
@@ -451,10 +458,9 @@ async def play(seed: int, note: Note) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run.buses)
         tasks.start_soon(run.trouble)
-        clients: list[Callable[[int], Awaitable[None]]] = [run.client] * CLIENTS
-        async with anyio.create_task_group() as group:
-            for number, client in enumerate(clients):
-                group.start_soon(client, number)
+        async with anyio.create_task_group() as clients:
+            for number in range(CLIENTS):
+                clients.start_soon(run.client, number)
         tasks.cancel_scope.cancel()
     run.truth.check_publishes(run.answered)
     if run.network.open_streams:
