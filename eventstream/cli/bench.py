@@ -44,6 +44,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 async def bench(url: str, load: Load, link: Link) -> int:
     """Measures, and prints a table."""
+    waits: list[float] = []
+    published, seconds = 0, 0.0
     async with AsyncExitStack() as stack:
         key = token_hex(8)  # nobody else's events
         listeners = []

@@ -147,6 +147,7 @@ def _screen(console: Console, plain: bool) -> Iterator[Screen]:
 
 async def _show(play: Play, screen: Screen) -> float:
     """Returns how long it took, in seconds."""
+    elapsed = 0.0
     async with anyio.create_task_group() as audience:
         await audience.start(_watch_interrupt, play)
         async with serving() as port, cutting(port) as cutter:

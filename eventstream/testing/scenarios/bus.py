@@ -253,6 +253,7 @@ class _Run:
                 clock=anyio.current_time,
                 random=seeded(f"{self.seed} server {self.lives}"),
             )
+            how = ""
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self.server.serve, self.network.listen())
                 how = await self._next_end()
