@@ -75,10 +75,10 @@ class Listener:
     """
 
     def __init__(self, subscription: Subscription[bytes]) -> None:
-        self.count = 0
+        self.count: int = 0
         self.waits: list[float] = []
         self.calm = True
-        self.more = anyio.Event()
+        self.more: anyio.Event = anyio.Event()
         self._subscription = subscription
 
     async def run(self) -> None:

@@ -97,9 +97,9 @@ class Publishing:
     show: Callable[[], None] | None = None
 
     def __init__(self, bus: RemoteBus, topic: Topic[Keyed], input: Input) -> None:
-        self.count = 0
+        self.count: int = 0
         self.last: Position | None = None
-        self.read = 0
+        self.read: int = 0
         self._bus = bus
         self._topic = topic
         self._input = input

@@ -81,7 +81,7 @@ class Shelf:
         self.topic = topic
         self.keyed = keyed
         self.codec: TopicCodec[Any] = TopicCodec(topic)
-        self.shared = SharedEvents(self.codec, events, lists)
+        self.shared: SharedEvents = SharedEvents(self.codec, events, lists)
 
 
 class House(Protocol):

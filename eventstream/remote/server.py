@@ -78,7 +78,7 @@ class Server:
     ) -> None:
         self.bus = bus
         self.clock = clock
-        self.limits = limits or ServerLimits()
+        self.limits: ServerLimits = limits or ServerLimits()
         self.authenticate = authenticate
         self.authorize = authorize
         self._create = create

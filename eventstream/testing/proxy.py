@@ -73,10 +73,10 @@ class CuttingProxy:
             raise ValueError(f"a number of cuts cannot be negative: {cuts}")
         if not mean_bytes > 0:
             raise ValueError(f"mean_bytes must be positive, not {mean_bytes}")
-        self.connections = 0
-        self.cuts = 0
-        self.bytes_up = 0
-        self.bytes_down = 0
+        self.connections: int = 0
+        self.cuts: int = 0
+        self.bytes_up: int = 0
+        self.bytes_down: int = 0
         self._target = (target_host, target_port)
         self._random = seeded(f"{seed} proxy")
         self._cuts_left = cuts

@@ -121,7 +121,7 @@ class Reader:
         self.topic = topic
         self.filters = filters
         self.position: Position | None = None
-        self.resets = 0
+        self.resets: int = 0
         self.got: set[str] = set()
         self._truth = truth
         self._epoch = ""
@@ -468,4 +468,4 @@ async def play(seed: int, note: Note) -> None:
         raise AssertionError(f"streams were not closed: {run.network.open_streams}")
 
 
-scenario = Scenario("bus", play)
+scenario: Final = Scenario("bus", play)
