@@ -13,10 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from cli_support import COMMAND, ENVIRONMENT, PATIENCE, running, server
 
+from eventstream import EARLIEST, Topic
 from eventstream.cli.app import call
+from eventstream.remote import open_bus
+from support import Price, take
 
 pytestmark = pytest.mark.may_block
 
@@ -72,7 +76,7 @@ def test_publish_any_json_is_the_same_afterwards(
 def test_publish_goes_out_as_it_is_typed(url: str, topic: str) -> None:
     """Line by line, long before the input ends."""
     with running("tail", url, topic) as tail, running("publish", url, topic, "--key", "k") as process:
-        tail.err.wait_for("goes on after")
+        tail.err.wait_for("waiting for it")
         for word in ("first", "second"):
             process.write(f'"{word}"\n')
             tail.out.wait_for(rf'k  "{word}"')
@@ -137,6 +141,28 @@ def test_publish_without_a_key(url: str, topic: str, tmp_path: Path, capfd: pyte
     (tmp_path / "in").write_text("1\n2\n")
     assert call(["publish", url, topic, str(tmp_path / "in")]) == 0
     assert [event["key"] for event in events(url, topic, capfd, 2)] == ["", ""]
+    assert call(["publish", url, topic, str(tmp_path / "in"), "--key", "k"]) == 0
+    assert [event["key"] for event in events(url, topic, capfd, 4)] == ["", "", "k", "k"]
+
+
+def test_publish_to_a_topic_that_others_declared_typed(
+    url: str, topic: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What fits its type arrives as that."""
+    declared = Topic(topic, Price, key="symbol")
+
+    async def program(count: int) -> list[Price]:
+        async with open_bus(url) as bus, bus.subscribe(declared, after=EARLIEST) as subscription:
+            if not count:
+                await bus.publish(declared, Price("A", 1.0))
+            return await take(subscription, count)
+
+    anyio.run(program, 0)
+    (tmp_path / "in").write_text('{"symbol": "B", "bid": 2}')
+    assert call(["publish", url, topic, str(tmp_path / "in")]) == 2
+    assert "have keys: say with --key-field or --key" in capfd.readouterr().err
+    assert call(["publish", url, topic, str(tmp_path / "in"), "--key-field", "symbol"]) == 0
+    assert anyio.run(program, 2) == [Price("A", 1.0), Price("B", 2.0)]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,13 @@ def certificates(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def declared(folder: Path) -> str:
+    """A configuration with one topic."""
+    config = folder / "bus.toml"
+    config.write_text('[[topics]]\nname = "t"')
+    return str(config)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_ends_at_a_signal_with_code_0(number: int) -> None:
     """And says that it does."""
@@ -35,7 +42,7 @@ def test_serve_ends_at_a_signal_with_code_0(number: int) -> None:
 
 def test_serve_lets_clients_have_what_was_published_and_tells_them(tmp_path: Path) -> None:
     """What was acknowledged before the signal reaches a subscriber that is there."""
-    with server() as (url, process), running("tail", url, "t", "--json") as tail:
+    with server("--config", declared(tmp_path)) as (url, process), running("tail", url, "t", "--json") as tail:
         tail.err.wait_for("goes on after")
         with running("publish", url, "t", "--key", "k") as publish:
             publish.write("".join(f"{number}\n" for number in range(500)))
@@ -47,9 +54,9 @@ def test_serve_lets_clients_have_what_was_published_and_tells_them(tmp_path: Pat
         assert len(tail.out.lines) == 500
 
 
-def test_serve_second_signal_ends_it_at_once() -> None:
+def test_serve_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     """Also while a client does not take its leave."""
-    with server() as (url, process), running("tail", url, "t") as tail:
+    with server("--config", declared(tmp_path)) as (url, process), running("tail", url, "t") as tail:
         tail.err.wait_for("goes on after")
         tail.send(signal.SIGSTOP)
         process.send(signal.SIGTERM)

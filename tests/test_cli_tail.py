@@ -126,11 +126,14 @@ def test_tail_reads_what_others_published_typed(url: str, topic: str, capfd: pyt
 
 
 def test_tail_a_topic_that_is_not_there_yet(url: str, topic: str, tmp_path: Path) -> None:
-    """It says so, and waits."""
-    with running("tail", url, topic, "--count", "1") as tail:
+    """It says so, waits, makes none itself, and then misses nothing."""
+    with running("tail", url, topic) as tail:
         tail.err.wait_for("has no topic .* yet; waiting for it")
-        tail.err.wait_for("goes on after")
-        publish(url, topic, tmp_path, "1")
+        publish(url, topic, tmp_path, '{"k": "a", "n": 1}', options=("--key-field", "k", "--compacted"))
+        tail.out.wait_for('a  {"k":"a","n":1}')
+    with running("tail", url, f"{topic} too", "--count", "2") as tail:
+        tail.err.wait_for("waiting for it")
+        publish(url, f"{topic} too", tmp_path, "1", "2")
         assert tail.wait() == 0
 
 
@@ -178,6 +181,7 @@ def test_tail_survives_a_restarted_server(tmp_path: Path) -> None:
     options = ("--key-field", "k", "--compacted")
     with server() as (url, process):
         publish(url, "state", tmp_path, '{"k": "a", "n": 1}', options=options)
+        publish(url, "log", tmp_path, "0")
         with running("tail", url, "state", "--json") as state, running("tail", url, "log", "--json") as log:
             state.out.wait_for('"n":1')
             log.err.wait_for("goes on after")
@@ -202,6 +206,7 @@ def _proxy(url: str) -> CuttingProxy:
 
 def test_tail_lost_connection_is_resumed_and_that_is_told(url: str, topic: str, tmp_path: Path) -> None:
     """A cut between the two: the server is the same."""
+    publish(url, topic, tmp_path, "0")
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(_proxy(url)) as proxy,
@@ -213,16 +218,17 @@ def test_tail_lost_connection_is_resumed_and_that_is_told(url: str, topic: str, 
         portal.call(proxy.cut)
         publish(url, topic, tmp_path, "2")
         tail.err.wait_for("the connection was lost; trying again")
-        tail.err.wait_for(r"resumed after \w+\.[12]: nothing was missed")
+        tail.err.wait_for(r"resumed after \w+\.[23]: nothing was missed")
         tail.out.wait_for('"payload":2')
 
 
-def test_tail_interrupted_is_silent(url: str, topic: str) -> None:
+def test_tail_interrupted_is_silent(url: str, topic: str, tmp_path: Path) -> None:
     """Ctrl-C: code 130, and no traceback."""
+    publish(url, topic, tmp_path, "0")
     with running("tail", url, topic) as tail:
         tail.err.wait_for("goes on after")
         assert tail.stop(signal.SIGINT) == 130
-        assert len(tail.err.all()) == 2
+        assert len(tail.err.all()) == 1
 
 
 def test_tail_into_head_is_silent(url: str, topic: str, tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ async def snapshot(url: str, name: str, key: str | None, prefix: str | None, lin
         if topic is None:
             there = ", ".join(sorted(await bus.topics())) or "none"
             raise Failure(f"the server has no topic {name!r}; it has: {there}")
-        async with bus.subscribe(topic, key=key, prefix=prefix) as subscription:
-            state, position = await _state(subscription, name)
+    async with connected(url, link) as bus, bus.subscribe(topic, key=key, prefix=prefix) as subscription:
+        state, position = await _state(subscription, name)
     output = Output()
     if json:
         await output.write(as_json({"topic": name, "position": str(position), "state": state}) + b"\n")

@@ -35,11 +35,13 @@ class _Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     compacted: bool = False
+    keyed: bool = False
     retain: int = 1024
     max_lag: int = 65_536
 
     def topic(self) -> Topic[Keyed]:
-        return Topic(self.name, Keyed, key="key", compacted=self.compacted, retain=self.retain, max_lag=self.max_lag)
+        key = "key" if self.keyed or self.compacted else None
+        return Topic(self.name, Keyed, key=key, compacted=self.compacted, retain=self.retain, max_lag=self.max_lag)
 
 
 class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

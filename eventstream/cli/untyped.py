@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ..codec import Keyed
-from ..events import Event, Topic
+from ..events import Event, Topic, check_name
 from ..remote import RemoteBus
 from .running import USAGE, Failure
 
@@ -19,22 +19,25 @@ __all__ = ("check_filter", "find", "key_and_plain", "to_keyed", "untyped")
 
 
 def untyped(name: str, *, compacted: bool = False, keyed: bool = False) -> Topic[Keyed]:
-    """The topic of this name; `keyed` if it finds the key in its payloads, as a compacted one always does."""
+    """The topic of this name. `keyed`: whether its payloads name their keys, as those of a compacted one always do."""
     return Topic(name, Keyed, key="key" if keyed or compacted else None, compacted=compacted)
 
 
 def check_filter(key: str | None, prefix: str | None) -> None:
-    """Refuses two filters at once.
+    """Refuses two filters at once, and what can be no key.
 
     Raises:
-        Failure: if there are.
+        Failure, InvalidName: if that is so.
     """
     if key is not None and prefix is not None:
         raise Failure("give --key or --prefix, not both", USAGE)
+    for what, value in (("key", key), ("prefix", prefix)):
+        if value is not None:
+            check_name(what, value)
 
 
 async def find(bus: RemoteBus, name: str) -> Topic[Keyed] | None:
-    """The server's topic of this name; None if it has none."""
+    """The topic as the server has it; None if it has none of this name."""
     found = (await bus.topics()).get(name)
     if found is None:
         return None
