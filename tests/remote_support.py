@@ -161,12 +161,11 @@ class Stranger:
         """The next message of a kind; those before it are in `heard`."""
         with anyio.fail_after(seconds):
             while True:
-                for message in self._decoder.feed(await self.pipe.receive()):
-                    self.heard.append(message)
                 for message in self.heard:
                     if isinstance(message, kind):
                         self.heard.remove(message)
                         return message
+                self.heard += self._decoder.feed(await self.pipe.receive())
 
     async def refusal(self) -> str:
         """Why the server ends the connection."""
