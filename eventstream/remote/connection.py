@@ -374,6 +374,8 @@ class Connection:
     async def _publish(self, message: Publish) -> Position:
         shelf = self._shelf(message.topic)
         topic, codec, bus = shelf.topic, shelf.codec, self._house.bus
+        if message.form != "many" and len(message.entries) != 1:
+            raise BadFrame(f"a publish of one event has {len(message.entries)} entries")
         terms: dict[str, Any] = {"id": message.id, "headers": message.headers, "index": message.index}
         if message.form == "delete":
             [(key, _)] = message.entries
