@@ -10,12 +10,12 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from remote_support import Town, drain, settle, simulated, stranger, take
 
 from eventstream import EARLIEST, EventBus, NotAuthorized, Topic, TopicConflict
 from eventstream.errors import InvalidPayload, LimitReached, UnknownTopic
 from eventstream.remote import Action, Credentials, Grant, RemoteBus, Server, ServerLimits, open_bus
 from eventstream.remote.messages import Goodbye
-from remote_support import Town, drain, settle, simulated, stranger, take
 from support import Price
 
 prices = Topic("prices", Price, key="symbol", compacted=True)
@@ -445,5 +445,3 @@ class Test_topics:
             head = await bus.publish(words, "a")
             listed = await bus.topics()
             assert (listed["words"]["epoch"], listed["words"]["head"]) == (head.epoch, 1)
-
-

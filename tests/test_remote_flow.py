@@ -10,15 +10,14 @@ from typing import Any
 
 import anyio
 import pytest
+from remote_support import Town, drain, settle, simulated, stranger, take
 
 from eventstream import EARLIEST, Event, NotAuthorized, SlowSubscriber, SnapshotStart, Topic
 from eventstream.codec import TopicCodec
 from eventstream.errors import InvalidPayload, LimitReached
 from eventstream.remote.messages import Credit, Ended, Events, Mark, OpenTopic, Subscribe
 from eventstream.remote.sharing import Kept, SharedEvents
-from remote_support import Town, drain, settle, simulated, stranger, take
 from support import Price
-
 
 
 @dataclass
