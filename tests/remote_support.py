@@ -13,15 +13,19 @@ import anyio
 import pytest
 
 from eventstream import Event, EventBus, Subscription, Topic
-from eventstream.pipes import Retry
+from eventstream.errors import PipeBroken
+from eventstream.pipes import BackedPipe, Retry
 from eventstream.remote import RemoteBus, Server
+from eventstream.remote.faults import from_fault
+from eventstream.remote.messages import VERSION, Goodbye, Greeting, Message, MessageDecoder, Welcome, encode
 from eventstream.testing import Network, run_simulated
 from support import settle as settle_locally
 from support import take
 
-__all__ = ("QUICK", "Town", "drain", "receive_now", "settle", "simulated", "take")
+__all__ = ("QUICK", "Stranger", "Town", "drain", "receive_now", "settle", "simulated", "stranger", "take")
 
 T = TypeVar("T")
+M = TypeVar("M")
 QUICK = Retry(first=0.05, cap=0.5)
 
 
@@ -135,3 +139,48 @@ def simulated(behaviour: Callable[..., Awaitable[None]]) -> Any:
     parameter = inspect.Parameter("loop", inspect.Parameter.KEYWORD_ONLY)
     vars(test)["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), parameter])
     return test
+
+
+class Stranger:
+    """Speaks the protocol by hand.
+
+    Attributes:
+        heard: What the server said.
+    """
+
+    def __init__(self, pipe: BackedPipe) -> None:
+        self.pipe = pipe
+        self.heard: list[Message] = []
+        self._decoder = MessageDecoder()
+
+    async def say(self, *messages: Message | bytes) -> None:
+        """Messages, or whatever bytes."""
+        await self.pipe.send(b"".join(one if isinstance(one, bytes) else encode(one) for one in messages))
+
+    async def hear(self, kind: type[M], seconds: float = 5.0) -> M:
+        """The next message of a kind; those before it are in `heard`."""
+        with anyio.fail_after(seconds):
+            while True:
+                for message in self.heard:
+                    if isinstance(message, kind):
+                        self.heard.remove(message)
+                        return message
+                self.heard += self._decoder.feed(await self.pipe.receive())
+
+    async def refusal(self) -> str:
+        """Why the server ends the connection."""
+        fault = (await self.hear(Goodbye)).fault
+        with pytest.raises((PipeBroken, anyio.EndOfStream)):
+            await self.pipe.receive()
+        return "" if fault is None else str(from_fault(fault))
+
+
+@asynccontextmanager
+async def stranger(town: Town, *, greet: bool = True) -> AsyncGenerator[Stranger, None]:
+    """Who has a pipe to the server, and maybe was polite."""
+    async with BackedPipe(town.network.dial, random=Random(9), retry=QUICK) as pipe:
+        other = Stranger(pipe)
+        if greet:
+            await other.say(Greeting(VERSION, None))
+            await other.hear(Welcome)
+        yield other

@@ -44,6 +44,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 async def bench(url: str, load: Load, link: Link) -> int:
     """Measures, and prints a table."""
+    waits: list[float] = []
+    published, seconds = 0, 0.0
     async with AsyncExitStack() as stack:
         key = token_hex(8)  # nobody else's events
         listeners = []
@@ -73,10 +75,10 @@ class Listener:
     """
 
     def __init__(self, subscription: Subscription[bytes]) -> None:
-        self.count = 0
+        self.count: int = 0
         self.waits: list[float] = []
         self.calm = True
-        self.more = anyio.Event()
+        self.more: anyio.Event = anyio.Event()
         self._subscription = subscription
 
     async def run(self) -> None:

@@ -65,7 +65,7 @@ class Dialer:
     """
 
     def __init__(self, url: str, link: Link, lost: Callable[[], None] | None = None) -> None:
-        self.made = 0
+        self.made: int = 0
         self.error: Exception | None = None
         self._url = url
         self._lost = lost

@@ -6,13 +6,11 @@ read here, each payload by itself, and one that JSON has no words for spoils no 
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from ..codec import Keyed
-from ..errors import NotAuthorized, TopicConflict
 from ..events import Event, Topic, check_name
 from ..remote import RemoteBus
 from .running import USAGE, Failure
@@ -39,19 +37,11 @@ def check_filter(key: str | None, prefix: str | None) -> None:
 
 
 async def find(bus: RemoteBus, name: str) -> Topic[Keyed] | None:
-    """The topic as the server has it; None if it has none of this name.
-
-    It uses the name up: a bus declares a topic in one way. So ask over a connection that is for nothing else.
-    """
-    topic = untyped(name)
-    if name not in await bus.topics():
+    """The topic as the server has it; None if it has none of this name."""
+    found = (await bus.topics()).get(name)
+    if found is None:
         return None
-    try:
-        with suppress(NotAuthorized):  # it fits, or that would have been said first
-            await bus.head(topic)
-    except TopicConflict as error:
-        return untyped(name, compacted=error.difference == "compacted", keyed=True)
-    return topic
+    return untyped(name, compacted=bool(found["compacted"]), keyed=bool(found["keyed"]))
 
 
 def to_keyed(key: str, payload: object) -> Keyed:

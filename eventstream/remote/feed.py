@@ -5,7 +5,8 @@ snapshots play there: it places the reader where the server's marks say, and app
 
 It also knows how far it has come (`at`), which is ahead of the reader by what is buffered here; when the client has to
 subscribe anew, that is where the server is asked to go on. What is buffered is bounded by the credit that the server
-was given: bytes of events, given back when the reader takes them.
+was given: bytes of events, given back when the reader takes them. So here are at most the window, one list more, and
+the list in the reader's hands.
 """
 
 from __future__ import annotations
@@ -68,10 +69,11 @@ class Feed:
     ) -> None:
         self.number = number
         self.codec = codec
-        self.key, self.prefix = filters
+        self.key: str | None = filters[0]
+        self.prefix: str | None = filters[1]
         self.after = after
         self.window = window
-        self.started = False  # whether the first frame has come
+        self.started: bool = False  # whether the first frame has come
         self.at: Position | None = None
         self.cursor: Cursor
         self._upstream = upstream
@@ -83,7 +85,7 @@ class Feed:
         topic = codec.topic
         quiet: Topic[Any] = Topic(topic.name, topic.type, retain=0, max_lag=NEVER)
         # What the reader lets go is bounded by the window: it is freed as the next events or snapshot come.
-        self.live = LiveTopic(quiet, waker, Disposal(lambda: None), self)
+        self.live: LiveTopic = LiveTopic(quiet, waker, Disposal(lambda: None), self)
 
     # As the opening of its subscription.
 
@@ -242,9 +244,9 @@ class Feed:
 
     def credit(self) -> int:
         """What a new connection may send at first."""
-        unread = sum(size for _, size in self._arrived)
-        self._owed = 0
-        return max(self.window - unread, 0)
+        room = self.window - sum(size for _, size in self._arrived)
+        self._owed = min(room, 0)  # a list larger than the room for it was taken: that much is not granted again
+        return max(room, 0)
 
     def ask_bookmark(self) -> None:
         """The reader wants to know where it stands."""

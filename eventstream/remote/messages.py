@@ -128,7 +128,7 @@ class Publish(msgspec.Struct, array_like=True, frozen=True):
     entries: list[tuple[str | None, msgspec.Raw]]
     id: str
     expect: Count | None = None
-    index: Count | None = None
+    index: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
     headers: dict[str, str] | None = None
     form: Literal["one", "many", "delete"] = "one"
 

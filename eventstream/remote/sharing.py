@@ -22,13 +22,21 @@ BUDGET: Final = 16 * 1024 * 1024  # bytes of each kind: a hundred thousand small
 
 
 class Kept:
-    """Bytes of events and of lists of them, by the identity of the events; oldest first out."""
+    """Bytes of events or of lists of them, by the identity of the events; oldest first out.
 
-    __slots__ = ("_entries", "_size")
+    Args:
+        budget: Bytes that are kept at most; one entry is kept in any case.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_budget", "_entries", "_size")
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self._budget = budget
         self._entries: dict[object, tuple[object, bytes]] = {}
         self._size = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def get(self, name: object) -> bytes | None:
         """The bytes, if they are kept."""
@@ -39,7 +47,7 @@ class Kept:
         """Keeps bytes, and the objects by whose identity they are named."""
         self._entries[name] = (keeps, data)
         self._size += len(data)
-        while self._size > BUDGET and len(self._entries) > 1:
+        while self._size > self._budget and len(self._entries) > 1:
             _, old = self._entries.pop(next(iter(self._entries)))
             self._size -= len(old)
 
@@ -57,7 +65,7 @@ class SharedEvents:
     """
 
     def __init__(self, codec: TopicCodec[Any], events: Kept, lists: Kept) -> None:
-        self.encoded = 0
+        self.encoded: int = 0
         self._codec = codec
         self._events = events
         self._lists = lists

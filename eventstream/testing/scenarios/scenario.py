@@ -21,6 +21,7 @@ Play: TypeAlias = Callable[[int, Note], Awaitable[object]]
 """Called with the seed and a `Note`; raises if something went wrong."""
 
 KNOWN: Final = {
+    "bus": "eventstream.testing.scenarios.bus:scenario",
     "network": "eventstream.testing.scenarios.network:scenario",
     "pipes": "eventstream.testing.scenarios.pipes:scenario",
 }
