@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from remote_support import Town, drain, simulated, stranger
 
 from eventstream import NotAuthorized, Position, Topic, errors
 from eventstream.errors import BadFrame, EventStreamError
@@ -39,7 +40,6 @@ from eventstream.remote.messages import (
     Welcome,
     encode,
 )
-from remote_support import Town, drain, simulated, stranger
 
 words = Topic("words", str)
 DEEP = msgspec.Raw(b"\x91" * 100_000 + b"\xc0")
@@ -261,4 +261,3 @@ class Test_faults:
 
     def test_a_principal_that_is_no_text_is_shown(self) -> None:
         assert to_fault(NotAuthorized(("a", 1))).fields["principal"] == "('a', 1)"
-
