@@ -1,4 +1,4 @@
-"""Who may connect and do what: tokens, certificates, rules, revocation, expiry, limits, and payloads that do not fit."""
+"""Who may connect and do what: tokens, certificates, rules, revocation, expiry, limits, payloads that do not fit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from anyio.streams.tls import TLSListener
 from remote_support import Town, drain, settle, simulated, stranger, take
 
 from eventstream import EARLIEST, EventBus, NotAuthorized, Topic, TopicConflict
@@ -63,7 +64,7 @@ class Test_authentication:
                         await call()
                 for refused in (bus.subscribe, bus.view):
                     with pytest.raises(NotAuthorized):
-                        refused(prices)  # type: ignore[operator]
+                        refused(prices)
             assert await drain(town.bus.subscribe(words, after=EARLIEST)) == ["secret"]
             assert town.server.statistics().connections == 0
 
@@ -179,7 +180,7 @@ class Test_authentication:
 
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        tls = anyio.streams.tls.TLSListener(listener, server_context, standard_compatible=False)
+        tls = TLSListener(listener, server_context, standard_compatible=False)
         async with EventBus() as bus, anyio.create_task_group() as tasks:
             server = Server(bus, [words], authenticate=authenticate)
             await tasks.start(server.serve, tls)
@@ -240,9 +241,8 @@ class Test_authorization:
             return True
 
         async with Town(prices, words, authorize=authorize).open() as town, town.client() as bus:
-            with caplog.at_level(logging.CRITICAL, "eventstream.remote"):
-                with pytest.raises(NotAuthorized):
-                    await bus.subscribe(prices).receive()
+            with caplog.at_level(logging.CRITICAL, "eventstream.remote"), pytest.raises(NotAuthorized):
+                await bus.subscribe(prices).receive()
             await bus.publish(words, "a")
 
     @simulated
@@ -299,16 +299,15 @@ class Test_authorization:
         """And does not take the program down."""
         told: list[Exception] = []
         town = Town(words, authenticate=by_token)
-        async with town.open():
-            async with town.client(token="alice", on_error=lambda error, event: told.append(error)) as bus:
+        async with town.open(), town.client(token="alice", on_error=lambda error, event: told.append(error)) as bus:
 
-                @bus.on(words)
-                async def handler(event: Any) -> None:
-                    raise AssertionError
+            @bus.on(words)
+            async def handler(event: Any) -> None:
+                raise AssertionError
 
-                await bus.head(words)
-                town.server.revoke("alice")
-                await settle()
+            await bus.head(words)
+            town.server.revoke("alice")
+            await settle()
         assert [type(error) for error in told] == [NotAuthorized]
 
 
@@ -371,7 +370,7 @@ class Test_limits:
     def test_limits_are_positive(self) -> None:
         for wrong in ({"topics": 0}, {"greeting_seconds": 0}):
             with pytest.raises(ValueError):
-                ServerLimits(**wrong)  # type: ignore[arg-type]
+                ServerLimits(**wrong)
 
 
 class Quote(msgspec.Struct):

@@ -76,6 +76,7 @@ NOT_REMOTE = {
     "a list is what has come up to now": (
         "test_the_position_follows_from_one_way_to_the_next",
         "test_the_list_of_a_batch_is_the_readers_own",
+        "test_a_burst_that_went_over_a_link_is_one_list",
     ),
     "objects of one process": ("test_every_reader_gets_the_same_objects", "test_an_idle_reader_keeps_no_event_alive"),
     "what passes a reader by it learns from bookmarks alone": (

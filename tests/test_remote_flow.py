@@ -37,19 +37,24 @@ class Test_encoding:
     @simulated
     async def test_one_publish_to_a_thousand_subscriptions_encodes_one_event(self) -> None:
         """Over four connections, with and without filters."""
-        async with Town(words, prices).open() as town:
-            async with town.client() as one, town.client() as two, town.client() as three, town.client() as four:
-                clients = (one, two, three, four)
-                subscriptions = [client.subscribe(words) for client in clients for _ in range(200)]
-                keyed = [client.subscribe(prices, key="X") for client in clients for _ in range(50)]
-                for client in clients:
-                    await client.head(words)
-                await one.publish(words, "a")
-                await one.publish(prices, Price("X", 1.0))
-                await anyio.sleep(1)
-                assert {tuple(await take(subscription, 1)) for subscription in subscriptions} == {("a",)}
-                assert {tuple(await take(subscription, 1)) for subscription in keyed} == {(Price("X", 1.0),)}
-                assert town.server.statistics().encoded == 2
+        async with (
+            Town(words, prices).open() as town,
+            town.client() as one,
+            town.client() as two,
+            town.client() as three,
+            town.client() as four,
+        ):
+            clients = (one, two, three, four)
+            subscriptions = [client.subscribe(words) for client in clients for _ in range(200)]
+            keyed = [client.subscribe(prices, key="X") for client in clients for _ in range(50)]
+            for client in clients:
+                await client.head(words)
+            await one.publish(words, "a")
+            await one.publish(prices, Price("X", 1.0))
+            await anyio.sleep(1)
+            assert {tuple(await take(subscription, 1)) for subscription in subscriptions} == {("a",)}
+            assert {tuple(await take(subscription, 1)) for subscription in keyed} == {(Price("X", 1.0),)}
+            assert town.server.statistics().encoded == 2
 
     @simulated
     async def test_a_history_that_many_read_is_encoded_once(self) -> None:
@@ -272,4 +277,4 @@ class Test_large_messages:
                 await subscription.receive()
             assert (caught.value.limit, caught.value.bound) == ("message_bytes", 16 * 1024 * 1024)
             other.close()
-            assert await bus.publish(words, "a")
+            assert (await bus.publish(words, "a")).index == 2

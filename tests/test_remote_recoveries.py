@@ -73,36 +73,43 @@ class Test_a_lost_session:
     @simulated
     async def test_subscriptions_go_on_by_index(self) -> None:
         """Another pipe server before the same bus: no reset, every event once."""
-        async with Town(words, prices).open() as town, town.client() as bus:
-            async with collecting(bus.subscribe(words)) as seen, bus.view(prices) as view:
-                for number in range(10):
-                    await town.bus.publish(words, str(number))
-                    await town.bus.publish(prices, Price(f"s{number}", 1.0))
-                    if number % 3 == 0:
-                        await town.serve()
-                    await anyio.sleep(0.5 * (number % 2))
-                await anyio.sleep(5)
-                assert [frame for frame in seen if isinstance(frame, str)] == [str(number) for number in range(10)]
-                assert len(marks(seen)) == 1
-                assert len(view) == 10
-                assert view.statistics().resets == 0
+        async with (
+            Town(words, prices).open() as town,
+            town.client() as bus,
+            collecting(bus.subscribe(words)) as seen,
+            bus.view(prices) as view,
+        ):
+            for number in range(10):
+                await town.bus.publish(words, str(number))
+                await town.bus.publish(prices, Price(f"s{number}", 1.0))
+                if number % 3 == 0:
+                    await town.serve()
+                await anyio.sleep(0.5 * (number % 2))
+            await anyio.sleep(5)
+            assert [frame for frame in seen if isinstance(frame, str)] == [str(number) for number in range(10)]
+            assert len(marks(seen)) == 1
+            assert len(view) == 10
+            assert view.statistics().resets == 0
 
     @simulated
     async def test_after_the_grace_time_too(self) -> None:
         """A client that was away for long is forgotten, and goes on by index."""
-        async with Town(words, grace=10.0).open() as town, town.client() as bus:
-            async with collecting(bus.subscribe(words)) as seen:
-                await bus.publish(words, "a")
-                town.network.refuse_dials()
-                town.cut()
-                await town.bus.publish(words, "b")
-                await anyio.sleep(60)
-                assert town.server.statistics().connections == 0
-                town.network.heal()
-                await anyio.sleep(60)
-                await bus.publish(words, "c")
-                await settle()
-                assert seen[1:] == ["a", "b", "c"]
+        async with (
+            Town(words, grace=10.0).open() as town,
+            town.client() as bus,
+            collecting(bus.subscribe(words)) as seen,
+        ):
+            await bus.publish(words, "a")
+            town.network.refuse_dials()
+            town.cut()
+            await town.bus.publish(words, "b")
+            await anyio.sleep(60)
+            assert town.server.statistics().connections == 0
+            town.network.heal()
+            await anyio.sleep(60)
+            await bus.publish(words, "c")
+            await settle()
+            assert seen[1:] == ["a", "b", "c"]
 
     @simulated
     async def test_publishes_in_flight_are_neither_lost_nor_doubled(self) -> None:
@@ -182,17 +189,21 @@ class Test_another_history:
     @simulated
     async def test_of_a_compacted_topic_starts_with_a_snapshot(self) -> None:
         """The server's process was replaced: reason epoch, and the new state."""
-        async with Town(prices).open() as town, town.client() as bus:
-            async with collecting(bus.subscribe(prices)) as seen, bus.view(prices) as view:
-                await bus.publish(prices, Price("X", 1.0))
-                await town.restart()
-                position = await town.bus.publish(prices, Price("Y", 2.0))
-                await anyio.sleep(5)
-                start = marks(seen)[2]
-                assert (start.reason, start.position) == ("epoch", Position(position.epoch, 0))
-                assert seen[seen.index(start) + 1 :].count(Price("Y", 2.0)) == 1
-                assert dict(view) == {"Y": Price("Y", 2.0)}
-                await view.reached(position)
+        async with (
+            Town(prices).open() as town,
+            town.client() as bus,
+            collecting(bus.subscribe(prices)) as seen,
+            bus.view(prices) as view,
+        ):
+            await bus.publish(prices, Price("X", 1.0))
+            await town.restart()
+            position = await town.bus.publish(prices, Price("Y", 2.0))
+            await anyio.sleep(5)
+            start = marks(seen)[2]
+            assert (start.reason, start.position) == ("epoch", Position(position.epoch, 0))
+            assert seen[seen.index(start) + 1 :].count(Price("Y", 2.0)) == 1
+            assert dict(view) == {"Y": Price("Y", 2.0)}
+            await view.reached(position)
 
     @simulated
     async def test_of_a_plain_topic_is_a_lost_position(self) -> None:

@@ -97,9 +97,9 @@ class Publishing:
     show: Callable[[], None] | None = None
 
     def __init__(self, bus: RemoteBus, topic: Topic[Keyed], input: Input) -> None:
-        self.count = 0
+        self.count: int = 0
         self.last: Position | None = None
-        self.read = 0
+        self.read: int = 0
         self._bus = bus
         self._topic = topic
         self._input = input
@@ -153,7 +153,7 @@ class Publishing:
         finally:
             self._room.release()
         self.count += 1
-        self.read = max(self.read, line.read)
+        self.read: int = max(self.read, line.read)
         if self.last is None or position.index > self.last.index or position.epoch != self.last.epoch:
             self.last = position
         if self.show is not None:
