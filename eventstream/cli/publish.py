@@ -153,7 +153,7 @@ class Publishing:
         finally:
             self._room.release()
         self.count += 1
-        self.read: int = max(self.read, line.read)
+        self.read = max(self.read, line.read)
         if self.last is None or position.index > self.last.index or position.epoch != self.last.epoch:
             self.last = position
         if self.show is not None:
