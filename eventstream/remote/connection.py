@@ -253,7 +253,7 @@ class Connection:
 
     def _check(self, action: Action, topic: str, key: str | None) -> None:
         if not self._may(action, topic, key):
-            raise NotAuthorized(self.principal, f"{action} {topic}" if key is None else f"{action} {topic}/{key}")
+            raise NotAuthorized(self.principal, f"{action} {topic}" if not key else f"{action} {topic}/{key}")
 
     # Doing.
 
