@@ -9,17 +9,20 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute
+from anyio.from_thread import start_blocking_portal
 from cli_support import COMMAND, ENVIRONMENT, PATIENCE, running, server
 
-from eventstream import EARLIEST, Topic
+from eventstream import EARLIEST, EventBus, Topic
 from eventstream.cli.app import call
-from eventstream.remote import open_bus
+from eventstream.remote import Server, open_bus
 from support import Price, take
 
 pytestmark = pytest.mark.may_block
@@ -163,6 +166,33 @@ def test_publish_to_a_topic_that_others_declared_typed(
     assert "have keys: say with --key-field or --key" in capfd.readouterr().err
     assert call(["publish", url, topic, str(tmp_path / "in"), "--key-field", "symbol"]) == 0
     assert anyio.run(program, 2) == [Price("A", 1.0), Price("B", 2.0)]
+
+
+@asynccontextmanager
+async def application() -> AsyncIterator[str]:
+    """A server inside a program, whose topic has a type."""
+    async with EventBus() as bus, anyio.create_task_group() as tasks:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+        bus.head(prices := Topic("prices", Price, key="symbol", compacted=True))
+        await tasks.start(Server(bus, [prices]).serve, listener)
+        yield f"tcp://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        tasks.cancel_scope.cancel()
+
+
+def test_publish_to_an_application_is_validated_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """By the topic's type; the line that does not fit is told, and so is a topic that it does not have."""
+    path = tmp_path / "in"
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(application()) as url:
+        path.write_text('{"symbol": "A", "bid": 1}\n{"symbol": "A", "bid": "high"}\n')
+        assert call(["publish", url, "prices", str(path), "--key-field", "symbol"]) == 1
+        count, error = capfd.readouterr().err.splitlines()
+        assert count.startswith("published 1 events to prices; last position ")
+        assert error.startswith(f"eventstream publish: {path}, line 2: ")
+        assert "Expected `float`, got `str` - at `$.bid`" in error
+        assert call(["snapshot", url, "prices"]) == 0
+        assert capfd.readouterr().out == 'A  {"symbol":"A","bid":1.0}\n'
+        assert call(["publish", url, "orders", str(path)]) == 1
+        assert "the server has no topic 'orders'" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
