@@ -410,7 +410,7 @@ class LinkRefused(EventStreamError):
     def __init__(self, reason: str, detail: str = "") -> None:
         self.reason = reason
         self.detail = detail
-        self.temporary = reason != "version"
+        self.temporary: bool = reason != "version"
         super().__init__(f"the peer refused the link ({reason}){': ' if detail else ''}{detail}")
 
 

@@ -10,11 +10,15 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from anyio.abc import SocketAttribute
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -24,10 +28,14 @@ from eventstream.cli import main
 from eventstream.cli.demo import Options, run
 from eventstream.cli.demo.board import board, line, summary
 from eventstream.cli.demo.counting import Published, Tally, count
+from eventstream.cli.demo.cutting import Cutter, cutting
 from eventstream.cli.demo.flights import Flight, FlightsError, default_file, read_flights
 from eventstream.cli.demo.play import DEPARTURES, PARTS, Play, Result, Row
-from eventstream.cli.demo.readers import Part, Reader
+from eventstream.cli.demo.readers import Reader
+from eventstream.cli.demo.server import ServerFailed, serving
 from eventstream.cli.demo.show import LiveScreen, PlainScreen, _screen
+from eventstream.pipes import Retry
+from eventstream.remote import Server
 
 ROOT = Path(__file__).parents[1]
 
@@ -311,23 +319,45 @@ def test_demo_without_the_repository_says_how_to_go_on(
 
 # The run.
 
-
-def resets(parts: Sequence[Part] = PARTS) -> dict[str, int]:
-    """By the script: one is away for longer than is retained, one is stuck for longer than its bound."""
-    return {part.name: int(part.name in ("overdue", "stuck")) for part in parts}
+DAYS = 1950  # flights of the first days: enough for all that is to happen
 
 
-async def test_play_goes_by_its_script_and_is_clean(week: list[Flight]) -> None:
-    """Nobody but the two who earn it is reset; all else is resumed, event by event."""
+@pytest.fixture(scope="module")
+def days(week: list[Flight]) -> list[Flight]:
+    return week[:DAYS]
+
+
+@pytest.fixture(scope="module")
+def days_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with gzip.open(default_file(), "rt") as week:
+        return flights_file(tmp_path_factory.mktemp("flights"), *map(str.strip, islice(week, DAYS)))
+
+
+@asynccontextmanager
+async def theatre() -> AsyncIterator[Cutter]:
+    """A real server, in this process, behind what cuts its connections."""
+    async with EventBus() as bus, anyio.create_task_group() as tasks:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+        await tasks.start(Server(bus, create=True).serve, listener)
+        async with cutting(listener.extra(SocketAttribute.local_port)) as cutter:
+            yield cutter
+        tasks.cancel_scope.cancel()
+
+
+async def test_play_goes_by_its_script_and_is_clean(days: list[Flight]) -> None:
+    """Nobody but the two who earn it is reset; all else is resumed, event by event, however often it was cut off."""
     told: list[str] = []
-    play = Play(week, 1e9, told.append)
-    await play.run()
+    play = Play(days, 1e9, told.append)
+    async with theatre() as cutter:
+        await play.run(cutter)
     result = play.result()
     assert result.clean
     assert not result.interrupted
-    assert result.published["departures"] == len(week)
+    assert result.cuts > 50
+    assert result.published["departures"] == len(days)
     rows = {row.part.name: row.tally for row in result.rows}
-    assert {name: tally.resets for name, tally in rows.items()} == resets()
+    assert {name for name, tally in rows.items() if tally.resets} == {"overdue", "stuck"}
+    assert rows["overdue"].resets == 1
     assert [name for name, tally in rows.items() if tally.by_snapshot] == ["overdue", "stuck", "late", "late, too"]
     assert all(tally.published == tally.delivered + tally.by_snapshot for tally in rows.values())
     assert any(text.startswith("stuck is reset (lagged): a snapshot of 3 events") for text in told)
@@ -337,20 +367,21 @@ async def test_play_goes_by_its_script_and_is_clean(week: list[Flight]) -> None:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_demo_without_a_terminal_prints_plain_lines_and_the_table(
-    backend: Any, capsys: pytest.CaptureFixture[str]
+    backend: Any, days_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No escape sequences; the code says that all is well."""
-    assert run(Options(seconds=0.2, backend=backend)) == 0
+    assert run(Options(seconds=0.2, file=days_file, backend=backend)) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert out.startswith("Tue 01 Jan 05:17    0%  departures 0")
-    assert re.search(r"^ +stuck +all +6,099 +[\d,]+ +[\d,]+ +0 +0 +0 +1$", out, re.MULTILINE)
+    assert re.search(r"^ +stuck +all +1,950 +[\d,]+ +[\d,]+ +0 +0 +0 +[1-9]$", out, re.MULTILINE)
+    assert re.search(r"^[1-9]\d+ connections were cut on the way\.$", out, re.MULTILINE)
     assert "The view shows 3 of 3 airports" in out
     assert out.endswith("Nothing lost, nothing duplicated, nothing astray.\n")
 
 
 def test_demo_with_a_loss_and_a_duplicate_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, days_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The table is not painted on: break one reader and it shows."""
     note = Reader._note
@@ -362,10 +393,10 @@ def test_demo_with_a_loss_and_a_duplicate_says_so(
             note(reader, frame)
 
     monkeypatch.setattr(Reader, "_note", careless)
-    assert run(Options(seconds=0.1, plain=True)) == 1
+    assert run(Options(seconds=0.1, file=days_file, plain=True)) == 1
     out = capsys.readouterr().out
-    assert re.search(r"^ +steady +all +6,099 +6,098 +0 +1 +0 +0 +0$", out, re.MULTILINE)
-    assert re.search(r"^ +newark +EWR +2,211 +2,211 +0 +0 +1 +0 +0$", out, re.MULTILINE)
+    assert re.search(r"^ +steady +all +1,950 +1,949 +0 +1 +0 +0 +0$", out, re.MULTILINE)
+    assert re.search(r"^ +newark +EWR +([\d,]+) +\1 +0 +0 +1 +0 +0$", out, re.MULTILINE)
     assert "The promise was broken" in out
 
 
@@ -388,7 +419,8 @@ def test_demo_interrupted_counts_what_was_so_far(
     assert "Nothing lost" in out
 
 
-async def test_play_whose_subscription_is_closed_has_lost_the_rest(week: list[Flight]) -> None:
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_play_whose_subscription_is_closed_has_lost_the_rest(days: list[Flight]) -> None:
     """A reader that is cut off ends, and the count does not excuse it."""
 
     def cut_off(text: str) -> None:
@@ -396,10 +428,11 @@ async def test_play_whose_subscription_is_closed_has_lost_the_rest(week: list[Fl
         if text == "stuck stops reading" and subscription is not None:
             subscription.close()
 
-    play = Play(week, 1e9, cut_off)
-    await play.run()
+    play = Play(days, 1e9, cut_off)
+    async with theatre() as cutter:
+        await play.run(cutter)
     steady = play.result().rows[0].tally
-    assert steady.lost > 4000
+    assert steady.lost > 1200
     assert steady.published == steady.delivered + steady.lost
     assert not play.result().clean
 
@@ -408,9 +441,35 @@ async def test_play_interrupted_before_it_begins_publishes_nothing(week: list[Fl
     """And counts nothing but zeros."""
     play = Play(week, 1.0, lambda text: None)
     play.interrupt()
-    await play.run()
+    async with theatre() as cutter:
+        await play.run(cutter)
     assert set(play.result().published.values()) == {0}
     assert play.result().clean
+
+
+async def test_demo_whose_server_does_not_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In words, and with what to try."""
+    monkeypatch.setattr("eventstream.cli.demo.server.COMMAND", ("-c", "pass"))
+    with pytest.raises(ServerFailed, match="try: eventstream serve"):
+        async with serving():
+            pass
+
+
+def test_demo_whose_server_goes_away_is_unusable(
+    monkeypatch: pytest.MonkeyPatch, days_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It cannot count what nobody can tell it any more."""
+    retry = Retry(first=0.01, cap=0.02, give_up_after=0.1)
+    monkeypatch.setattr("eventstream.cli.demo.cutting.RETRY", retry)
+    cut = Cutter.cut
+
+    def cut_for_good(cutter: Cutter) -> None:
+        cut(cutter)
+        cutter._port = 1
+
+    monkeypatch.setattr(Cutter, "cut", cut_for_good)
+    assert run(Options(seconds=0.1, file=days_file)) == 2
+    assert "no link after" in capsys.readouterr().err
 
 
 def test_demo_with_one_flight_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -506,10 +565,10 @@ def test_main_another_module_is_missing_is_not_blamed_on_the_extra(monkeypatch: 
 # The looks.
 
 
-async def halfway(week: list[Flight]) -> tuple[Play, list[str]]:
+async def halfway(days: list[Flight]) -> tuple[Play, list[str]]:
     """A play that was cut short in the middle, with its board as it was last."""
     told: list[str] = []
-    play = Play(week, 1e9, told.append)
+    play = Play(days, 1e9, told.append)
     boards: list[str] = []
 
     def look(text: str) -> None:
@@ -521,7 +580,8 @@ async def halfway(week: list[Flight]) -> tuple[Play, list[str]]:
 
     for reader in play.readers:
         reader._tell = look
-    await play.run()
+    async with theatre() as cutter:
+        await play.run(cutter)
     return play, boards
 
 
@@ -535,32 +595,34 @@ def render(what: Any, width: int) -> str:
     return console.file.getvalue()
 
 
-async def test_board_fits_and_shows_all(week: list[Flight]) -> None:
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_board_fits_and_shows_all(days: list[Flight]) -> None:
     """Within the terminal's size; every subscriber, topic and airport, what happened, and who is stuck."""
-    _, boards = await halfway(week)
+    _, boards = await halfway(days)
     for size, text in zip(SIZES, boards[-4:-1], strict=True):
         lines = text.splitlines()
         assert len(lines) <= size[1]
         assert max(map(len, lines)) <= size[0]
         assert all(f" {part.name} " in text for part in PARTS)
-        assert all(name in text for name in ("EWR", "JFK", "LGA", "aircraft", "cache hits"))
+        assert all(name in text for name in ("EWR", "JFK", "LGA", "aircraft", "connections cut: "))
     assert "late joins: a snapshot" in boards[-3]
 
 
-async def test_board_numbers_are_those_of_the_bus(week: list[Flight]) -> None:
+async def test_board_numbers_are_those_of_the_server(week: list[Flight]) -> None:
     """What it says of a reader is what the reader has."""
-    seen = []
-
-    async with EventBus() as bus:
+    play = Play(week, 1.0, lambda text: None)
+    async with theatre() as cutter, cutter.connect() as bus:
         await bus.publish(DEPARTURES, week[0])
-        play = Play(week, 1.0, lambda text: None)
-        play._bus = bus
-        async with bus.subscribe(DEPARTURES) as subscription:
-            reader = play.readers[0]
-            reader.subscription = subscription
-            seen.append(line(play))
-            assert re.search(r"departures +1 +1 +1 +0 +1 +0", render(board(play, [], 80, 23), 80))
-    assert "departures 1  aircraft 0  slowest 1 behind" in seen[0]
+        async with bus.subscribe(DEPARTURES) as all_of_them, bus.subscribe(DEPARTURES, key="LGA") as one_key:
+            assert isinstance(await anext(all_of_them.frames()), SnapshotStart)
+            assert isinstance(await anext(one_key.frames()), SnapshotStart)
+            play.readers[0].subscription, play.readers[1].subscription = all_of_them, one_key
+            play.stage.heads["departures"] = 1
+            play.numbers = await bus.topics()
+            shown = render(board(play, [], 80, 23), 80)
+    assert re.search(r"departures +1 +1 +2 +\d +0", shown)
+    assert re.search(r"newark +departures EWR +waiting +0 +0 +0 +0", shown)
+    assert "departures 1  aircraft 0  slowest 1 behind  cut 0" in line(play)
 
 
 def test_board_flight_that_did_not_leave_is_off(week: list[Flight]) -> None:
@@ -574,10 +636,11 @@ def test_board_flight_that_did_not_leave_is_off(week: list[Flight]) -> None:
 def test_summary_shows_every_digit_however_narrow() -> None:
     """A number that is cut off would be a lie."""
     tally = Tally(123_456, 123_401, 11, 22, 33, 44, 55)
-    result = Result((Row(PARTS[0], tally),), {"departures": 1, "aircraft": 2}, 1, 2, interrupted=True)
+    result = Result((Row(PARTS[0], tally),), {"departures": 1, "aircraft": 2}, 1, 2, 9, interrupted=True)
     wide = render(summary(result, 1.0), 100)
     assert re.search(r"steady +all +123,456 +123,401 +11 +22 +33 +44 +55", wide)
     assert "Interrupted" in wide
+    assert "9 connections were cut" in wide
     assert "The promise was broken" in wide
     digits = "".join(re.findall(r"\d", render(summary(result, 1.0), 40)))
     assert digits.count("55") == 1
@@ -585,8 +648,8 @@ def test_summary_shows_every_digit_however_narrow() -> None:
 
 def test_result_whose_view_is_wrong_is_not_clean() -> None:
     """The view is a promise too."""
-    assert not Result((), {}, mirrored=2, keys=3, interrupted=False).clean
-    assert Result((), {}, mirrored=3, keys=3, interrupted=False).clean
+    assert not Result((), {}, mirrored=2, keys=3, cuts=0, interrupted=False).clean
+    assert Result((), {}, mirrored=3, keys=3, cuts=0, interrupted=False).clean
 
 
 def test_screen_is_live_on_a_terminal_alone(week: list[Flight]) -> None:

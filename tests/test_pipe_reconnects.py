@@ -147,6 +147,25 @@ async def test_a_large_write_is_cut_in_its_middle(place: Memory) -> None:
 
 
 @simulated
+async def test_an_end_that_was_lost_is_said_again(place: Memory) -> None:
+    """A FIN that was sent into a dead link is sent over the next one; so is one that was said while there was none."""
+    for suspended in (False, True):
+        async with place.pair() as (client, served):
+            await anyio.sleep(1)
+            if suspended:
+                await loses_link(place, client, served)
+            else:
+                place.network.links[-1].half_open()
+            await client.send(b"all")
+            await client.send_eof()
+            await settle()
+            place.cut()
+            place.network.heal()
+            assert await hear_all(served) == b"all"
+            await client.drain()
+
+
+@simulated
 async def test_numbers_while_everything_is_blocked(place: Memory) -> None:
     """2.9, 2: `statistics` and `repr` answer while a receive waits on a half-open link, and while a dial hangs."""
     async with place.pair() as (client, served), background(client.receive), background(served.receive):

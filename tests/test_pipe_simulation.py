@@ -38,7 +38,7 @@ def test_a_seed_replays(backend: str, seed: int) -> None:
     first, second = (play_seed("pipes", backend, True, seed) for _ in range(2))  # type: ignore[arg-type]
     assert first == second
     assert first.error is None
-    assert len(first.trace) > 10
+    assert any("healed" in line for line in first.trace)
 
 
 def test_seeds_reach_what_they_are_for() -> None:
@@ -51,8 +51,6 @@ def test_seeds_reach_what_they_are_for() -> None:
 
 def test_a_wrong_byte_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The scenario fails, and says with which seed, if a pipe forgets what was in flight when a link was lost."""
-    monkeypatch.setattr("eventstream.pipes.reader.BackedReader.position", 0, raising=False)
-    monkeypatch.undo()
     monkeypatch.setattr("eventstream.pipes.ring.RingBuffer.rewind", lambda ring, position: None)
     assert main(["pipes", "--seeds", "60"]) == 1
     assert "again:" in capsys.readouterr().out

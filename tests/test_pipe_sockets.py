@@ -1,6 +1,6 @@
 """Backed pipes over real TCP, through a proxy that cuts connections at random bytes, or holds them without a word.
 
-`EVENTSTREAM_MEGABYTES=100` transfers that much each way, with 200 cuts; by default it is less.
+`EVENTSTREAM_MEGABYTES=100` transfers that much each way, with more than 200 cuts; by default it is less.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from eventstream.errors import LinkSilent
 from eventstream.pipes import BackedPipe, Pipe, PipeServer
 from eventstream.testing.proxy import CuttingProxy
 
-MEGABYTES: Final = int(os.environ.get("EVENTSTREAM_MEGABYTES", "5"))
+MEGABYTES: Final = int(os.environ.get("EVENTSTREAM_MEGABYTES", "20"))
 SIZE: Final = MEGABYTES * 1_000_000
 CUTS: Final = max(40, 2 * MEGABYTES)
 CAPACITY: Final = 512 * 1024
@@ -76,7 +76,7 @@ def test_much_each_way_through_many_cuts(backend: Backend, tmp_path: Any) -> Non
     hashes: dict[str, str] = {}
 
     async def main(place: Tcp) -> None:
-        faults = {"seed": 7, "cuts": CUTS, "mean_bytes": 2 * SIZE / CUTS / 2}
+        faults = {"seed": 7, "cuts": 4 * CUTS, "mean_bytes": SIZE / CUTS}
         async with proxied(place, faults, capacity=CAPACITY) as (client, served, proxy):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             async with anyio.create_task_group() as tasks:
@@ -86,8 +86,8 @@ def test_much_each_way_through_many_cuts(backend: Backend, tmp_path: Any) -> Non
                 tasks.start_soon(hear_noise, served, "up", hashes)
             await client.drain()
             grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-            assert proxy.cuts >= CUTS // 2
-            assert client.statistics().links > proxy.cuts // 2
+            assert proxy.connections > CUTS  # each but the last was cut
+            assert client.statistics().links > CUTS // 2  # some do not live through their handshake
             assert grown < 4 * 2 * CAPACITY + 32_000_000
 
     run_at(Tcp(tmp_path), main, backend, limit=500.0)

@@ -10,7 +10,10 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+<<<<<<< HEAD
 from anyio.streams.tls import TLSListener
+=======
+>>>>>>> main
 from remote_support import Town, drain, settle, simulated, stranger, take
 
 from eventstream import EARLIEST, EventBus, NotAuthorized, Topic, TopicConflict

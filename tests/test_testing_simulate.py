@@ -105,7 +105,7 @@ class Test_in_this_process:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (["nothing"], "there are network, pipes, and yours as module:attribute"),
+            (["nothing"], "no scenario 'nothing': there are"),
             (["nothing:at_all"], "No module named 'nothing'"),
             (["mine:missing"], "no attribute 'missing'"),
             (["mine:number"], "is not a Scenario: 3"),

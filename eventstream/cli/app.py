@@ -68,8 +68,8 @@ def serve(
     listen:
         Where: tcp://HOST:PORT (port 0 is any that is free), tls://HOST:PORT or unix:///PATH. May be repeated.
     config:
-        A TOML file with topics: [[topics]] with name, and compacted, retain, max_lag if not as usual. Clients may make
-        other topics.
+        A TOML file with topics: [[topics]] with name, and compacted, keyed, retain, max_lag if not as usual. Clients
+        may make other topics.
     log:
         Where events are kept. In this version memory:// alone.
     token_file:

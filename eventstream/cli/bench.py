@@ -44,6 +44,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 async def bench(url: str, load: Load, link: Link) -> int:
     """Measures, and prints a table."""
+    waits: list[float] = []
+    published, seconds = 0, 0.0
     async with AsyncExitStack() as stack:
         key = token_hex(8)  # nobody else's events
         listeners = []
@@ -59,8 +61,8 @@ async def bench(url: str, load: Load, link: Link) -> int:
             await publisher.calm(load.seconds / 2)
             waits = sorted(wait for listener in listeners for wait in listener.waits)
             published, seconds = await publisher.hurry(load.seconds / 2)
+            await Output().write(_table(load, waits, published, seconds).encode())
             tasks.cancel_scope.cancel()
-    await Output().write(_table(load, waits, published, seconds).encode())
     return DONE
 
 
@@ -73,10 +75,10 @@ class Listener:
     """
 
     def __init__(self, subscription: Subscription[bytes]) -> None:
-        self.count = 0
+        self.count: int = 0
         self.waits: list[float] = []
         self.calm = True
-        self.more = anyio.Event()
+        self.more: anyio.Event = anyio.Event()
         self._subscription = subscription
 
     async def run(self) -> None:

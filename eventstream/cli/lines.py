@@ -85,7 +85,7 @@ def total_bytes(files: Sequence[Path]) -> int | None:
 
 
 async def _chunks(file: Path | None) -> AsyncIterator[bytes]:
-    with told_of_files():
+    with told_of_files(file):
         fd = sys.stdin.fileno() if file is None else os.open(file, os.O_RDONLY)
         try:
             while chunk := await read_some(fd):

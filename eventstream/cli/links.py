@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
-from anyio import CancelScope, current_time
+from anyio import BrokenResourceError, CancelScope, EndOfStream, current_time
 from anyio.abc import ByteStream
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -24,6 +24,7 @@ from .running import USAGE, Failure, first
 
 __all__ = ("Dialer", "Link", "Positive", "connected", "read_token", "told_of_files")
 
+SCHEMES: Final = ("tcp:", "tls:", "unix:")
 CAP: Final = 1.0  # seconds: the longest wait between two dials; somebody watches
 
 Positive = Annotated[float, Parameter(validator=Number(gt=0, lt=1e9))]
@@ -64,10 +65,12 @@ class Dialer:
     """
 
     def __init__(self, url: str, link: Link, lost: Callable[[], None] | None = None) -> None:
-        self.made = 0
+        self.made: int = 0
         self.error: Exception | None = None
         self._url = url
         self._lost = lost
+        if not url.startswith(SCHEMES):
+            raise Failure(f"{url!r}: write tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH", USAGE)
         try:
             self._dial = reconnector_for(url, ssl_context=_context(url, link))
         except ValueError as error:
@@ -140,7 +143,7 @@ def read_token(path: Path) -> str:
     Raises:
         Failure: if there is none.
     """
-    with told_of_files():
+    with told_of_files(path):
         token = path.read_text("utf-8").strip()
     if not token:
         raise Failure(f"{path}: no token in it", USAGE)
@@ -148,16 +151,17 @@ def read_token(path: Path) -> str:
 
 
 @contextmanager
-def told_of_files() -> Iterator[None]:
-    """Turns what can go wrong with a file that the user named into a `Failure`."""
+def told_of_files(*files: Path | None) -> Iterator[None]:
+    """Turns what can go wrong with files that the user named into a `Failure`."""
+    names = ", ".join(str(file) for file in files if file is not None)
     try:
         yield
     except ssl.SSLError as error:
-        raise Failure(f"the certificate or key cannot be used: {error}", USAGE) from None
+        raise Failure(f"{names}: no certificate or key that can be used: {error}", USAGE) from None
     except OSError as error:
-        raise Failure(f"{error.filename or 'a file'}: {error.strerror or error}", USAGE) from None
+        raise Failure(f"{error.filename or names}: {error.strerror or error}", USAGE) from None
     except UnicodeDecodeError as error:
-        raise Failure(f"a file that should hold text does not: {error}", USAGE) from None
+        raise Failure(f"{names}: no text: {error}", USAGE) from None
 
 
 def _context(url: str, link: Link) -> ssl.SSLContext | None:
@@ -166,7 +170,7 @@ def _context(url: str, link: Link) -> ssl.SSLContext | None:
         if any(given):
             raise Failure("--tls-ca, --tls-cert and --tls-key need a tls:// address", USAGE)
         return None
-    with told_of_files():
+    with told_of_files(*given):
         context = ssl.create_default_context(cafile=link.tls_ca)
         if link.tls_cert is not None:
             context.load_cert_chain(link.tls_cert, link.tls_key)
@@ -186,6 +190,8 @@ def _advice(error: Exception | None, seconds: float) -> str:
             return f"its certificate is not trusted ({cause.verify_message}): give --tls-ca FILE"
         case ssl.SSLError():
             return f"TLS fails ({cause.reason}): check that the server speaks it, and which certificate it wants"
+        case EndOfStream() | BrokenResourceError() | ConnectionResetError():
+            return "the server closes the connection at once: check scheme (tcp or tls) and port"
         case TimeoutError():
             return f"no answer within {seconds:g} s: check the address, and that nothing is in between"
         case _:

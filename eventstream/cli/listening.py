@@ -41,7 +41,7 @@ class Certificates(msgspec.Struct, frozen=True):
         """
         if self.cert is None:
             raise Failure("tls:// needs a certificate: give --cert FILE and --key FILE", USAGE)
-        with told_of_files():
+        with told_of_files(self.cert, self.key, self.client_ca):
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.client_ca)
             context.load_cert_chain(self.cert, self.key)
         if self.client_ca is not None:

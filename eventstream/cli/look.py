@@ -12,7 +12,7 @@ from ..events import Event, Position, SnapshotEnd, SnapshotStart
 from ..topics import Subscription
 from .links import Link, connected
 from .running import DONE, Failure, Output, as_json, printable, tell
-from .untyped import find, key_and_plain, untyped
+from .untyped import check_filter, find, key_and_plain
 
 __all__ = ("snapshot", "topics")
 
@@ -36,15 +36,14 @@ async def topics(url: str, link: Link, json: bool) -> int:
 
 async def snapshot(url: str, name: str, key: str | None, prefix: str | None, link: Link, json: bool) -> int:
     """Prints a topic's state, and the position at which it holds."""
+    check_filter(key, prefix)
     async with connected(url, link) as bus:
-        compacted = await find(bus, name)
-        if compacted is None:
+        topic = await find(bus, name)
+        if topic is None:
             there = ", ".join(sorted(await bus.topics())) or "none"
             raise Failure(f"the server has no topic {name!r}; it has: {there}")
-    async with connected(url, link) as bus:
-        topic = untyped(name, compacted=compacted)
-        async with bus.subscribe(topic, key=key, prefix=prefix) as subscription:
-            state, position = await _state(subscription, name)
+    async with connected(url, link) as bus, bus.subscribe(topic, key=key, prefix=prefix) as subscription:
+        state, position = await _state(subscription, name)
     output = Output()
     if json:
         await output.write(as_json({"topic": name, "position": str(position), "state": state}) + b"\n")

@@ -70,10 +70,9 @@ async def publish(url: str, name: str, input: Input, link: Link) -> int:
     """Publishes every line, in order, up to the first that is no JSON."""
     input.check()
     async with connected(url, link) as bus:
-        compacted = await find(bus, name)
-    topic = untyped(name, compacted=input.compacted if compacted is None else compacted)
-    if topic.compacted and input.key is None and input.key_field is None:
-        raise Failure(f"topic {name!r} is compacted: say with --key-field or --key what its events are about", USAGE)
+        topic = await find(bus, name) or untyped(name, compacted=input.compacted, keyed=input.key_field is not None)
+    if topic.key is not None and input.key is None and input.key_field is None:
+        raise Failure(f"the events of {name!r} have keys: say with --key-field or --key what they are about", USAGE)
     async with connected(url, link) as bus:
         publishing = Publishing(bus, topic, input)
         try:
@@ -146,7 +145,7 @@ class Publishing:
             if keyed is None:
                 position = await self._bus.delete(topic, key)
             else:
-                position = await self._bus.publish(topic, keyed, key=None if topic.compacted else key)
+                position = await self._bus.publish(topic, keyed, key=key if topic.key is None else None)
         except PipeBroken:
             raise  # about the connection, not about this line
         except EventStreamError as error:

@@ -59,10 +59,8 @@ def run(name: str, command: Callable[..., Awaitable[int]], *arguments: Any) -> i
         return anyio.run(command, *arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (Exception, BaseExceptionGroup) as raised:
+    except Exception as raised:
         error = first(raised)
-        if isinstance(error, KeyboardInterrupt):
-            return INTERRUPTED
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what the interpreter flushes at its end
             return GONE

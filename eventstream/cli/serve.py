@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hmac
 import logging
+import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -35,11 +36,13 @@ class _Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     compacted: bool = False
+    keyed: bool = False
     retain: int = 1024
     max_lag: int = 65_536
 
     def topic(self) -> Topic[Keyed]:
-        return Topic(self.name, Keyed, key="key", compacted=self.compacted, retain=self.retain, max_lag=self.max_lag)
+        key = "key" if self.keyed or self.compacted else None
+        return Topic(self.name, Keyed, key=key, compacted=self.compacted, retain=self.retain, max_lag=self.max_lag)
 
 
 class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,7 +67,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.config is None:
             return []
-        with told_of_files():
+        with told_of_files(self.config):
             content = self.config.read_bytes()
         try:
             declared = msgspec.toml.decode(content, type=_Config).topics
@@ -98,7 +101,7 @@ async def serve(setup: Setup) -> int:
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
     setup.check_log()
     topics, authenticate = setup.topics(), setup.authenticate()
-    with ExitStack() as left, anyio.open_signal_receiver(*SIGNALS) as signals:
+    with ExitStack() as left, _receive_signals() as signals:
         async with AsyncExitStack() as stack:
             listeners = []
             for url in setup.listen:
@@ -113,7 +116,20 @@ async def serve(setup: Setup) -> int:
                 return await _run(server, listeners, signals, setup.until_eof)
 
 
-async def _run(server: Server, listeners: Sequence[tuple[str, Any]], signals: Any, until_eof: bool) -> int:
+def _receive_signals() -> AbstractContextManager[AsyncIterator[int]]:
+    if os.name != "nt":
+        return anyio.open_signal_receiver(*SIGNALS)
+    return nullcontext(_never())  # there Ctrl-C ends it at once, and nothing else can
+
+
+async def _never() -> AsyncIterator[int]:
+    await anyio.sleep_forever()
+    yield 0
+
+
+async def _run(
+    server: Server, listeners: Sequence[tuple[str, Any]], signals: AsyncIterator[int], until_eof: bool
+) -> int:
     code = DONE
     async with anyio.create_task_group() as tasks:
         for _, listener in listeners:
@@ -131,7 +147,7 @@ async def _run(server: Server, listeners: Sequence[tuple[str, Any]], signals: An
     return code
 
 
-async def _reason_to_stop(signals: Any, until_eof: bool) -> None:
+async def _reason_to_stop(signals: AsyncIterator[int], until_eof: bool) -> None:
     async with anyio.create_task_group() as either:
 
         async def watch_input() -> None:

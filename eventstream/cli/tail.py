@@ -17,12 +17,13 @@ from ..events import EARLIEST, Bookmark, Earliest, Event, Position, Resumed, Sna
 from ..remote import RemoteBus
 from ..topics import Subscription
 from .links import Link, connected
-from .running import DONE, USAGE, Failure, Output, as_json, printable, tell
-from .untyped import find, key_and_plain, untyped
+from .running import DONE, Output, as_json, printable, tell
+from .untyped import check_filter, find, key_and_plain
 
 __all__ = ("Selection", "tail")
 
 PREFIX: Final = "eventstream tail:"
+LOOK: Final = 0.5  # seconds between two looks for a topic that is not there yet
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,20 +47,29 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
 async def tail(url: str, name: str, selection: Selection, link: Link, json: bool) -> int:
     """Prints events until there were `selection.count`, or for ever."""
-    if selection.key is not None and selection.prefix is not None:
-        raise Failure("give --key or --prefix, not both", USAGE)
+    check_filter(selection.key, selection.prefix)
     start = selection.start()
     async with connected(url, link) as bus:
-        found = await find(bus, name)
-    if found is None:
+        topic = await find(bus, name)
+    if topic is None:
         tell(f"{PREFIX} the server has no topic {name!r} yet; waiting for it")
-    topic = untyped(name, compacted=bool(found))
+        topic = await _wait_for(url, name, link)
+        if start is None and not topic.compacted:
+            start = EARLIEST  # it is younger than our wish to read it
     following = Following(topic, selection, start, json)
     async with connected(url, link, lasting=True, lost=following.lost) as bus, anyio.create_task_group() as tasks:
         tasks.start_soon(following.watch, bus)
         await following.run(bus)
         tasks.cancel_scope.cancel()
     return DONE
+
+
+async def _wait_for(url: str, name: str, link: Link) -> Topic[Keyed]:
+    """The topic, when somebody has made it: who only reads must not be the one that decides what it is."""
+    async with connected(url, link, lasting=True) as bus:
+        while (topic := await find(bus, name)) is None:  # noqa: ASYNC110  it is another process that makes it
+            await anyio.sleep(LOOK)
+    return topic
 
 
 class Following:

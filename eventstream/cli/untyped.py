@@ -6,38 +6,42 @@ read here, each payload by itself, and one that JSON has no words for spoils no 
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from ..codec import Keyed
-from ..errors import NotAuthorized, TopicConflict
-from ..events import Event, Topic
+from ..events import Event, Topic, check_name
 from ..remote import RemoteBus
+from .running import USAGE, Failure
 
-__all__ = ("find", "key_and_plain", "to_keyed", "untyped")
-
-
-def untyped(name: str, *, compacted: bool = False) -> Topic[Keyed]:
-    """The topic of this name."""
-    return Topic(name, Keyed, key="key" if compacted else None, compacted=compacted)
+__all__ = ("check_filter", "find", "key_and_plain", "to_keyed", "untyped")
 
 
-async def find(bus: RemoteBus, name: str) -> bool | None:
-    """Whether the server's topic is compacted; None if it has none of this name.
+def untyped(name: str, *, compacted: bool = False, keyed: bool = False) -> Topic[Keyed]:
+    """The topic of this name. `keyed`: whether its payloads name their keys, as those of a compacted one always do."""
+    return Topic(name, Keyed, key="key" if keyed or compacted else None, compacted=compacted)
 
-    It uses the name up: a bus declares a topic in one way. So ask over a connection that is for nothing else.
+
+def check_filter(key: str | None, prefix: str | None) -> None:
+    """Refuses two filters at once, and what can be no key.
+
+    Raises:
+        Failure, InvalidName: if that is so.
     """
-    topic = untyped(name)
-    if name not in await bus.topics():
+    if key is not None and prefix is not None:
+        raise Failure("give --key or --prefix, not both", USAGE)
+    for what, value in (("key", key), ("prefix", prefix)):
+        if value is not None:
+            check_name(what, value)
+
+
+async def find(bus: RemoteBus, name: str) -> Topic[Keyed] | None:
+    """The topic as the server has it; None if it has none of this name."""
+    found = (await bus.topics()).get(name)
+    if found is None:
         return None
-    try:
-        with suppress(NotAuthorized):  # it fits, or that would have been said first
-            await bus.head(topic)
-    except TopicConflict:
-        return True
-    return False
+    return untyped(name, compacted=bool(found["compacted"]), keyed=bool(found["keyed"]))
 
 
 def to_keyed(key: str, payload: object) -> Keyed:

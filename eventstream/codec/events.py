@@ -71,7 +71,7 @@ class TopicCodec(Generic[T]):
     __slots__ = ("_events", "_is_keyed", "_payload", "topic")
 
     def __init__(self, topic: Topic[T]) -> None:
-        self.topic = topic
+        self.topic: Topic[T] = topic
         self._is_keyed = topic.type is Keyed
         self._payload: msgspec.msgpack.Decoder[T]
         if self._is_keyed:

@@ -34,7 +34,7 @@ ACK_DELAY: Final = 0.05  # seconds: long enough that bulk transfers are acknowle
 RECEIVE: Final = 256 * 1024  # bytes asked of the stream at once: what asyncio reads; less would cut and copy it
 
 
-logger = logging.getLogger("eventstream.pipes")
+logger: Final = logging.getLogger("eventstream.pipes")
 
 
 async def hang_up(stream: ByteStream) -> None:

@@ -33,9 +33,9 @@ class Liveness:
     __slots__ = ("_asked_at", "_due", "_number", "_silent", "answered", "heard", "interval", "round_trip")
 
     def __init__(self, interval: float, now: float) -> None:
-        self.interval = interval
-        self.heard = True  # set by whoever hears the peer: a flag costs less than a look at a clock
-        self.answered = False  # whether any PONG has come
+        self.interval: float = interval
+        self.heard: bool = True  # set by whoever hears the peer: a flag costs less than a look at a clock
+        self.answered: bool = False  # whether any PONG has come
         self.round_trip: float | None = None  # seconds, as last measured
         self._silent = 0  # ticks in a row with nothing heard
         self._due = now

@@ -27,7 +27,7 @@ class Pieces:
     __slots__ = ("_queue", "_run", "size")
 
     def __init__(self) -> None:
-        self.size = 0
+        self.size: int = 0
         self._queue: deque[Piece] = deque()
         self._run = 0  # small pieces at the end that are not joined yet
 

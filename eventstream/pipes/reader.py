@@ -34,7 +34,7 @@ class BackedReader:
     )
 
     def __init__(self, capacity: int) -> None:
-        self.position = 0
+        self.position: int = 0
         self._capacity = capacity
         self._pieces = Pieces()
         self._end: int | None = None  # where the peer's FIN stands

@@ -50,7 +50,7 @@ class Registry(Generic[P]):
         self._budget = budget
         self._evict = evict
         self.pipes: dict[bytes, P] = {}
-        self.held = 0  # Invariant: the sum of what was counted for each suspended pipe
+        self.held: int = 0  # Invariant: the sum of what was counted for each suspended pipe
         self._suspended: OrderedDict[bytes, tuple[float, int]] = OrderedDict()  # id: (deadline, bytes counted)
         self._ended: OrderedDict[bytes, RejectCode] = OrderedDict()
 

@@ -35,13 +35,13 @@ class RingBuffer:
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
             raise ValueError(f"a ring buffer holds at least one byte, not {capacity}")
-        self.capacity = capacity
+        self.capacity: int = capacity
         # Plain numbers, as each message looks at them. Invariants: start <= sent <= end; end - start + free is the
         # capacity; the two queues hold sent - start and end - sent bytes.
-        self.start = 0  # where the bytes begin that are held
-        self.sent = 0  # where those begin that are not sent on the present link
-        self.end = 0  # where the next byte will stand
-        self.free = capacity
+        self.start: int = 0  # where the bytes begin that are held
+        self.sent: int = 0  # where those begin that are not sent on the present link
+        self.end: int = 0  # where the next byte will stand
+        self.free: int = capacity
         self._in_flight = Pieces()
         self._waiting = Pieces()
 

@@ -36,8 +36,8 @@ class ServedPipe(Pipe):
 
     def __init__(self, house: House, hello: Hello, session: Session, linger: float) -> None:
         super().__init__(session, linger)
-        self.id = hello.pipe
-        self.token = hello.token
+        self.id: bytes = hello.pipe
+        self.token: bytes = hello.token
         self._house = house
 
     @property

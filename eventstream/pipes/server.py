@@ -44,7 +44,7 @@ __all__ = ("PipeHandler", "PipeLimits", "PipeServer", "PipeServerStatistics")
 
 HANDSHAKE: Final = 2048  # bytes asked for while waiting for a HELLO
 REFUSAL: Final = 1.0  # seconds that saying no may take
-logger = logging.getLogger("eventstream.pipes")
+logger: Final = logging.getLogger("eventstream.pipes")
 
 PipeHandler: TypeAlias = Callable[[Pipe], Awaitable[Any]]
 """Serves one pipe, from its first link to its end; the pipe is closed when it returns."""

@@ -104,15 +104,15 @@ class Session:
             raise ValueError(f"capacity is 1 to {MAX_CAPACITY} bytes, not {capacity}")
         if not heartbeat > 0:
             raise ValueError(f"heartbeat is a positive time in seconds, not {heartbeat}")
-        self.writer = BackedWriter(capacity)
-        self.reader = BackedReader(capacity)
-        self.state = State.CONNECTING
-        self.generation = 0
-        self.links = 0
+        self.writer: BackedWriter = BackedWriter(capacity)
+        self.reader: BackedReader = BackedReader(capacity)
+        self.state: State = State.CONNECTING
+        self.generation: int = 0
+        self.links: int = 0
         self.last_error: Exception | None = None
         self.ended_by: Exception | None = None  # set once, with CLOSED; None there if all was said
         self._heartbeat = heartbeat
-        self.liveness = Liveness(heartbeat, 0.0)
+        self.liveness: Liveness = Liveness(heartbeat, 0.0)
         self._answered = 0  # links, before the present one, on which a PONG came
         self._ping: int | None = None  # only the latest one waits, if the peer does not read
         self._pong: int | None = None  # only the latest PING is answered: a flood of them costs nothing

@@ -26,10 +26,10 @@ class BackedWriter:
     __slots__ = ("_fin_acknowledged", "_fin_sent", "_limit", "_lost", "_reached", "finished", "ring")
 
     def __init__(self, capacity: int) -> None:
-        self.ring = RingBuffer(capacity)
+        self.ring: RingBuffer = RingBuffer(capacity)
         self._limit = 0
         self._reached = 0  # the highest position ever sent, on any link; with the FIN, one more than `sequence`
-        self.finished = False  # whether `finish` was called
+        self.finished: bool = False  # whether `finish` was called
         self._fin_sent = False  # on the present link
         self._fin_acknowledged = False
         self._lost = 0  # bytes given up with the pipe: accepted, and never acknowledged

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -81,7 +81,7 @@ class Shelf:
         self.topic = topic
         self.keyed = keyed
         self.codec: TopicCodec[Any] = TopicCodec(topic)
-        self.shared = SharedEvents(self.codec, events, lists)
+        self.shared: SharedEvents = SharedEvents(self.codec, events, lists)
 
 
 class House(Protocol):
@@ -110,6 +110,11 @@ class House(Protocol):
     @property
     def clock(self) -> Callable[[], float]:
         """The time, in POSIX seconds."""
+        ...
+
+    @property
+    def shelves(self) -> Mapping[str, Shelf]:
+        """The topics that clients use, by name."""
         ...
 
     def shelf(self, declared: OpenTopic, may_create: bool) -> Shelf:
@@ -399,9 +404,12 @@ class Connection:
 
     def _list(self, message: ListTopics) -> None:
         topics = {}
-        for name, numbers in self._house.bus.statistics().topics.items():
-            if self._may("list", name, None):
+        used = self._house.bus.statistics().topics
+        for name, shelf in self._house.shelves.items():
+            if (numbers := used.get(name)) is not None and self._may("list", name, None):
                 topics[name] = {
+                    "compacted": shelf.topic.compacted,
+                    "keyed": shelf.keyed,
                     "epoch": numbers.head.epoch,
                     "head": numbers.head.index,
                     "floor": numbers.floor,

@@ -69,10 +69,11 @@ class Feed:
     ) -> None:
         self.number = number
         self.codec = codec
-        self.key, self.prefix = filters
+        self.key: str | None = filters[0]
+        self.prefix: str | None = filters[1]
         self.after = after
         self.window = window
-        self.started = False  # whether the first frame has come
+        self.started: bool = False  # whether the first frame has come
         self.at: Position | None = None
         self.cursor: Cursor
         self._upstream = upstream
@@ -84,7 +85,7 @@ class Feed:
         topic = codec.topic
         quiet: Topic[Any] = Topic(topic.name, topic.type, retain=0, max_lag=NEVER)
         # What the reader lets go is bounded by the window: it is freed as the next events or snapshot come.
-        self.live = LiveTopic(quiet, waker, Disposal(lambda: None), self)
+        self.live: LiveTopic = LiveTopic(quiet, waker, Disposal(lambda: None), self)
 
     # As the opening of its subscription.
 

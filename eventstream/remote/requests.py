@@ -21,8 +21,8 @@ class Request:
     __slots__ = ("answer", "answered", "data", "error")
 
     def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.answered = Signal()
+        self.data: bytes = data
+        self.answered: Signal = Signal()
         self.answer: Any = None
         self.error: EventStreamError | None = None
 

@@ -78,13 +78,13 @@ class Server:
     ) -> None:
         self.bus = bus
         self.clock = clock
-        self.limits = limits or ServerLimits()
+        self.limits: ServerLimits = limits or ServerLimits()
         self.authenticate = authenticate
         self.authorize = authorize
         self._create = create
         self._created = 0
         self._kept = Kept(), Kept()
-        self._shelves: dict[str, Shelf] = {
+        self.shelves: dict[str, Shelf] = {
             topic.name: Shelf(topic, topic.key is not None, *self._kept) for topic in topics
         }
         self._connections: dict[Connection, None] = {}  # in the order of their coming
@@ -134,20 +134,20 @@ class Server:
         """How it stands. Never waits."""
         return ServerStatistics(
             connections=len(self._connections),
-            encoded=sum(shelf.shared.encoded for shelf in self._shelves.values()),
+            encoded=sum(shelf.shared.encoded for shelf in self.shelves.values()),
             pipes=self._pipes.statistics(),
         )
 
     def shelf(self, declared: OpenTopic, may_create: bool) -> Shelf:
         """The topic that a client means. (For its connections only.)"""
-        shelf = self._shelves.get(declared.name)
+        shelf = self.shelves.get(declared.name)
         if shelf is None:
             if not (self._create and may_create):
                 raise UnknownTopic(declared.name)
             if self._created >= self.limits.created_topics:
                 raise LimitReached("created_topics", self.limits.created_topics)
             topic = _as_declared(declared, self.limits.created_retain)
-            shelf = self._shelves[declared.name] = Shelf(topic, declared.keyed, *self._kept)
+            shelf = self.shelves[declared.name] = Shelf(topic, declared.keyed, *self._kept)
             self._created += 1
         elif shelf.topic.compacted != declared.compacted:
             raise TopicConflict(declared.name, "compacted")

@@ -65,7 +65,7 @@ class SharedEvents:
     """
 
     def __init__(self, codec: TopicCodec[Any], events: Kept, lists: Kept) -> None:
-        self.encoded = 0
+        self.encoded: int = 0
         self._codec = codec
         self._events = events
         self._lists = lists

@@ -70,7 +70,7 @@ class Conditions:
 
     def __init__(self, faults: Faults, trace: Trace | None, ended: Callable[[int], object]) -> None:
         self.faults = faults
-        self.counters = Counters()
+        self.counters: Counters = Counters()
         self.trace = trace
         self.ended = ended
 

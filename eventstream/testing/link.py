@@ -53,8 +53,8 @@ class Link:
     ) -> None:
         self.number = number
         self.address = address
-        self.up = Wire(buffer)
-        self.down = Wire(buffer)
+        self.up: Wire = Wire(buffer)
+        self.down: Wire = Wire(buffer)
         self.severed: Severed | None = None
         self.original = original
         self._conditions = conditions

@@ -73,10 +73,10 @@ class CuttingProxy:
             raise ValueError(f"a number of cuts cannot be negative: {cuts}")
         if not mean_bytes > 0:
             raise ValueError(f"mean_bytes must be positive, not {mean_bytes}")
-        self.connections = 0
-        self.cuts = 0
-        self.bytes_up = 0
-        self.bytes_down = 0
+        self.connections: int = 0
+        self.cuts: int = 0
+        self.bytes_up: int = 0
+        self.bytes_down: int = 0
         self._target = (target_host, target_port)
         self._random = seeded(f"{seed} proxy")
         self._cuts_left = cuts
@@ -182,7 +182,7 @@ class CuttingProxy:
                 else:
                     self.bytes_down += passing
                 await target.send(data[:passing])
-                if self._cuts_left and connection.bytes_left <= 0:
+                if self._cuts_left and connection.bytes_left <= 0 and connection in self._live:
                     self._cuts_left -= 1
                     self._cut(connection)
             await self._flowing.wait()
@@ -192,7 +192,7 @@ class CuttingProxy:
 
     def _cut(self, connection: _Connection) -> None:
         self.cuts += 1
-        self._live.pop(connection, None)
+        del self._live[connection]  # both directions may come to the byte at which it ends: that is one cut
         connection.reset()
 
 

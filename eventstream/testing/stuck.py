@@ -32,7 +32,7 @@ class SimulationError(Exception):
 
     def __init__(self, time: float, tasks: Iterable[str]) -> None:
         self.time = time
-        self.tasks = tuple(tasks)
+        self.tasks: tuple[str, ...] = tuple(tasks)
         lines = [f"{self.problem}, {time:g} virtual seconds after the start. Tasks:"]
         lines += [f"  {task}" for task in self.tasks[:SHOWN]]
         if len(self.tasks) > SHOWN:

@@ -64,15 +64,15 @@ class Wire:
     )
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.readable = Signal()
-        self.writable = Signal()
-        self.sent = 0
-        self.received = 0
-        self.lost = 0
-        self.eof = False
-        self.gone = False
-        self.reset = False
+        self.capacity: int = capacity
+        self.readable: Signal = Signal()
+        self.writable: Signal = Signal()
+        self.sent: int = 0
+        self.received: int = 0
+        self.lost: int = 0
+        self.eof: bool = False
+        self.gone: bool = False
+        self.reset: bool = False
         self._flight: deque[tuple[float, bytes]] = deque()  # Invariant: the times never go down
         self._ready: deque[bytes] = deque()
         self._held = 0  # Invariant: 0 <= held <= capacity

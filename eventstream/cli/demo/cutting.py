@@ -12,7 +12,7 @@ from random import Random
 from typing import Final
 
 import anyio
-from anyio import BrokenResourceError, CancelScope, ClosedResourceError, EndOfStream, create_task_group
+from anyio import BrokenResourceError, CancelScope, ClosedResourceError, create_task_group
 from anyio.abc import ByteStream, SocketAttribute
 
 from ...pipes import Retry
@@ -83,5 +83,5 @@ async def _pump(source: ByteStream, sink: ByteStream, scope: CancelScope) -> Non
         async for chunk in source:
             await sink.send(chunk)
         await sink.send_eof()
-    except (BrokenResourceError, ClosedResourceError, EndOfStream):
+    except (OSError, BrokenResourceError, ClosedResourceError):
         scope.cancel()

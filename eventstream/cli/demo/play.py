@@ -39,8 +39,8 @@ PARTS: Final = (
     Part("newark", DEPARTURES, "EWR"),
     Part("commuter", DEPARTURES, "JFK", pauses=(Pause("away", 0.2, 0.3), Pause("away", 0.55, 0.65))),
     Part("traveller", DEPARTURES, pauses=(Pause("away", 0.4, 0.48),)),
-    Part("overdue", DEPARTURES, "LGA", pauses=(Pause("away", 0.25, 0.7),)),  # more than are retained
-    Part("stuck", DEPARTURES, pauses=(Pause("stuck", 0.3, 0.5),), window=4096),  # more than its bound
+    Part("overdue", DEPARTURES, "LGA", pauses=(Pause("away", 0.2, 0.75),)),  # more than are retained
+    Part("stuck", DEPARTURES, pauses=(Pause("stuck", 0.3, 0.52),), window=4096),  # more than its bound
     Part("spotter", AIRCRAFT),
     Part("late", AIRCRAFT, joins=0.5),
     Part("late, too", AIRCRAFT, joins=0.5),

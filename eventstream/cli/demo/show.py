@@ -9,13 +9,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import anyio
 import msgspec
-from anyio.abc import TaskStatus
 from rich.console import Console
 from rich.live import Live
 
@@ -147,8 +146,9 @@ def _screen(console: Console, plain: bool) -> Iterator[Screen]:
 
 async def _show(play: Play, screen: Screen) -> float:
     """Returns how long it took, in seconds."""
+    elapsed = 0.0
     async with anyio.create_task_group() as audience:
-        await audience.start(_watch_interrupt, play)
+        audience.start_soon(_watch_interrupt, play)
         async with serving() as port, cutting(port) as cutter:
             begin = time.perf_counter()
             audience.start_soon(_look, play, screen)
@@ -166,10 +166,9 @@ async def _look(play: Play, screen: Screen) -> None:
         await anyio.sleep(screen.interval)
 
 
-async def _watch_interrupt(play: Play, *, task_status: TaskStatus[None]) -> None:
+async def _watch_interrupt(play: Play) -> None:
     """The first Ctrl-C ends the play in good order; the next one is the interpreter's own."""
-    with anyio.open_signal_receiver(signal.SIGINT) as signals:
-        task_status.started()
+    with suppress(NotImplementedError), anyio.open_signal_receiver(signal.SIGINT) as signals:
         async for _ in signals:
             play.interrupt()
             return

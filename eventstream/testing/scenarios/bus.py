@@ -18,6 +18,7 @@ from random import Random
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from ...bus import EventBus
@@ -120,7 +121,7 @@ class Reader:
         self.topic = topic
         self.filters = filters
         self.position: Position | None = None
-        self.resets = 0
+        self.resets: int = 0
         self.got: set[str] = set()
         self._truth = truth
         self._epoch = ""
@@ -252,6 +253,7 @@ class _Run:
                 clock=anyio.current_time,
                 random=seeded(f"{self.seed} server {self.lives}"),
             )
+            how = ""
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self.server.serve, self.network.listen())
                 how = await self._next_end()
@@ -466,4 +468,4 @@ async def play(seed: int, note: Note) -> None:
         raise AssertionError(f"streams were not closed: {run.network.open_streams}")
 
 
-scenario = Scenario("bus", play)
+scenario: Final = Scenario("bus", play)

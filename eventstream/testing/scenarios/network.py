@@ -11,6 +11,7 @@ of a duplicate are those of its original.
 from __future__ import annotations
 
 from random import Random
+from typing import Final
 
 import anyio
 from anyio import BrokenResourceError, EndOfStream
@@ -58,7 +59,7 @@ async def play(seed: int, note: Note) -> None:
             )
 
 
-scenario = Scenario("network", play)
+scenario: Final = Scenario("network", play)
 
 
 class _Talk:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from random import Random
+from typing import Final
 
 import anyio
 import msgspec
@@ -275,4 +276,4 @@ def _first(group: BaseExceptionGroup[PipeBroken]) -> PipeBroken:
     return error
 
 
-scenario = Scenario("pipes", play)
+scenario: Final = Scenario("pipes", play)

@@ -1,0 +1,209 @@
+"""`eventstream serve`: where it listens, who may come in, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import trustme
+from cli_support import running, server
+
+from eventstream.cli.app import call
+
+pytestmark = pytest.mark.may_block  # commands own their event loop
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """A folder with an authority, a server's and a client's certificate."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    authority.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "client.pem"))
+    return tmp_path
+
+
+def declared(folder: Path) -> str:
+    """A configuration with one topic."""
+    config = folder / "bus.toml"
+    config.write_text('[[topics]]\nname = "t"')
+    return str(config)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_ends_at_a_signal_with_code_0(number: int) -> None:
+    """And says that it does."""
+    with server() as (_, process):
+        assert process.stop(number) == 0
+        assert process.err.all() == ["eventstream serve: stopping; a second signal ends it at once"]
+
+
+def test_serve_lets_clients_have_what_was_published_and_tells_them(tmp_path: Path) -> None:
+    """What was acknowledged before the signal reaches a subscriber that is there."""
+    with server("--config", declared(tmp_path)) as (url, process), running("tail", url, "t", "--json") as tail:
+        tail.err.wait_for("goes on after")
+        with running("publish", url, "t", "--key", "k") as publish:
+            publish.write("".join(f"{number}\n" for number in range(500)))
+            publish.end_input()
+            assert publish.wait() == 0
+        assert process.stop() == 0
+        tail.err.wait_for("the connection was lost; trying again")
+        tail.out.wait_for(r'"payload":499')
+        assert len(tail.out.lines) == 500
+
+
+def test_serve_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    """Also while a client does not take its leave."""
+    with server("--config", declared(tmp_path)) as (url, process), running("tail", url, "t") as tail:
+        tail.err.wait_for("goes on after")
+        tail.send(signal.SIGSTOP)
+        process.send(signal.SIGTERM)
+        process.err.wait_for("stopping")
+        assert process.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+        tail.send(signal.SIGCONT)
+
+
+def test_serve_until_eof_ends_with_its_input() -> None:
+    """For a program that runs one for itself."""
+    with server("--until-eof") as (_, process):
+        process.write("anything\n")
+        process.end_input()
+        assert process.wait() == 0
+
+
+def test_serve_listens_at_several_addresses(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """All lead to one bus. The socket is gone afterwards, and one that was left behind does not matter."""
+    path = tmp_path / "bus.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    with running("serve", "--listen", f"unix://{path}", "--listen", "tcp://127.0.0.1:0") as process:
+        assert process.out.wait_for("listening at (.*)")[1] == f"unix://{path}"
+        url = process.out.wait_for("listening at (.*)")[1]
+        with running("publish", url, "t", "--key", "k") as publish:
+            publish.write("1\n")
+            publish.end_input()
+            assert publish.wait() == 0
+        assert call(["topics", f"unix://{path}", "--json"]) == 0
+        assert '"topic":"t"' in capfd.readouterr().out
+        assert call(["serve", "--listen", f"unix://{path}"]) == 1
+        assert "another server does" in capfd.readouterr().err
+        assert process.stop() == 0
+    assert not path.exists()
+
+
+def test_serve_an_address_that_is_taken_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In one line."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        assert call(["serve", "--listen", url]) == 1
+    err = capfd.readouterr().err
+    assert err.startswith(f"eventstream serve: cannot listen at {url}: ")
+    assert "in use" in err
+    assert err.count("\n") == 1
+    (tmp_path / "file").touch()
+    assert call(["serve", "--listen", f"unix://{tmp_path}/file"]) == 1
+    assert "that is a file" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--listen", "http://127.0.0.1:0"], "write tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH"),
+        (["--listen", "tcp://127.0.0.1"], "write tcp://HOST:PORT"),
+        (["--listen", "tcp://127.0.0.1:99999"], "out of range"),
+        (["--listen", "tcp://127.0.0.1:0?x=1"], "write tcp://HOST:PORT"),
+        (["--listen", "unix://relative"], "three slashes"),
+        (["--listen", "tls://127.0.0.1:0"], "give --cert FILE"),
+        (["--listen", "tls://127.0.0.1:0", "--cert", "none.pem"], "none.pem: No such file"),
+        (["--listen", "tls://127.0.0.1:0", "--cert", __file__], "no certificate or key that can be used"),
+        (["--listen", "tcp://127.0.0.1:0", "--log", "sqlite:///x"], "not available in this version"),
+        (["--listen", "tcp://127.0.0.1:0", "--token-file", "none"], "none: No such file"),
+        (["--listen", "tcp://127.0.0.1:0", "--token-file", "/dev/null"], "no token in it"),
+        ([], "requires an argument"),
+    ],
+)
+def test_serve_wrong_options_are_refused(arguments: list[str], why: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """With code 2, before anything is served."""
+    assert call(["serve", *arguments]) == 2
+    captured = capfd.readouterr()
+    assert why in captured.err
+    assert captured.out == ""
+
+
+def test_serve_declares_the_topics_of_its_configuration(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """They are listed at once, and are what they were declared as."""
+    config = tmp_path / "bus.toml"
+    config.write_text(
+        '[[topics]]\nname = "state"\ncompacted = true\nmax_lag = 10\n[[topics]]\nname = "log"\nretain = 2\n'
+    )
+    with server("--config", str(config)) as (url, _):
+        assert call(["topics", url]) == 0
+        lines = capfd.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines] == ["topic", "log", "state"]
+        assert call(["snapshot", url, "state"]) == 0
+        data = tmp_path / "data"
+        data.write_text("1\n2\n3\n")
+        assert call(["publish", url, "log", str(data), "--key", "k"]) == 0
+        capfd.readouterr()
+        assert call(["tail", url, "log", "--after", "earliest", "--count", "1"]) == 0
+        assert re_payload(capfd.readouterr().out) == "2"
+
+
+def re_payload(line: str) -> str:
+    return line.split()[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("topics = 1", "Expected `array`"),
+        ('[[topics]]\nname = "x"\nretian = 1', "unknown field `retian`"),
+        ('[[topics]]\nname = ""', "must not be empty"),
+        ('[[topics]]\nname = "x"\nretain = -1', "retain must be"),
+        ('[[topics]]\nname = "x"\n[[topics]]\nname = "x"', "declared twice: x"),
+        ("[[", ""),
+        ("\udcff", ""),
+    ],
+)
+def test_serve_a_wrong_configuration_is_refused(
+    text: str, why: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With the file's name."""
+    config = tmp_path / "bus.toml"
+    config.write_bytes(text.encode(errors="surrogateescape"))
+    assert call(["serve", "--listen", "tcp://127.0.0.1:0", "--config", str(config)]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"eventstream serve: {config}: ")
+    assert why in err
+
+
+def test_serve_with_a_token_lets_in_who_has_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """And tells the others what to do, at once."""
+    (tmp_path / "right").write_text("secret\n")
+    (tmp_path / "wrong").write_text("guess")
+    with server("--token-file", str(tmp_path / "right")) as (url, _):
+        assert call(["topics", url, "--token-file", str(tmp_path / "right")]) == 0
+        capfd.readouterr()
+        assert call(["topics", url, "--token-file", str(tmp_path / "wrong")]) == 1
+        assert (
+            capfd.readouterr().err == f"eventstream topics: {url}: the server does not know us: check the token in it\n"
+        )
+        assert call(["topics", url]) == 1
+        assert "give --token-file FILE" in capfd.readouterr().err
+
+
+def test_serve_over_tls_wants_certificates(certificates: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of both sides, if it is told so."""
+    ca, own, client = (str(certificates / f"{name}.pem") for name in ("ca", "server", "client"))
+    with server("--cert", own, "--client-ca", ca, listen="tls://127.0.0.1:0") as (url, process):
+        assert call(["topics", url, "--tls-ca", ca, "--tls-cert", client]) == 0
+        capfd.readouterr()
+        assert call(["topics", url]) == 1
+        assert "its certificate is not trusted" in capfd.readouterr().err
+        process.err.wait_for("a client failed its TLS handshake")
+        assert call(["topics", url, "--tls-ca", ca, "--timeout", "1"]) == 1
+        assert capfd.readouterr().err.count("\n") == 1
+        assert process.stop() == 0
+        assert not any("Traceback" in line for line in process.err.all())
