@@ -182,7 +182,7 @@ async def test_topics_that_cannot_be_declared_are_refused() -> None:
 
 @simulated
 async def test_many_requests_do_not_fill_the_servers_memory() -> None:
-    """Who asks and does not listen is not listened to: of a hundred megabytes of answers, two are made."""
+    """Who asks and does not listen is not listened to: of a hundred megabytes of answers, a few are made."""
     topics = [Topic(f"topic{number}", str) for number in range(200)]
     asked: list[str] = []
 
@@ -197,7 +197,7 @@ async def test_many_requests_do_not_fill_the_servers_memory() -> None:
         await anyio.sleep(1)
         answer = await other.hear(TopicList)
         assert len(answer.topics) == 200
-        assert len(asked) / 200 * len(encode(answer)) < 2 * 1024 * 1024
+        assert len(asked) / 200 * len(encode(answer)) < 4 * 1024 * 1024
 
 
 class Test_messages:
