@@ -241,8 +241,9 @@ class Test_authorization:
             return True
 
         async with Town(prices, words, authorize=authorize).open() as town, town.client() as bus:
-            with caplog.at_level(logging.CRITICAL, "eventstream.remote"), pytest.raises(NotAuthorized):
-                await bus.subscribe(prices).receive()
+            with caplog.at_level(logging.CRITICAL, "eventstream.remote"):
+                with pytest.raises(NotAuthorized):
+                    await bus.subscribe(prices).receive()
             await bus.publish(words, "a")
 
     @simulated
@@ -299,15 +300,16 @@ class Test_authorization:
         """And does not take the program down."""
         told: list[Exception] = []
         town = Town(words, authenticate=by_token)
-        async with town.open(), town.client(token="alice", on_error=lambda error, event: told.append(error)) as bus:
+        async with town.open():
+            async with town.client(token="alice", on_error=lambda error, event: told.append(error)) as bus:
 
-            @bus.on(words)
-            async def handler(event: Any) -> None:
-                raise AssertionError
+                @bus.on(words)
+                async def handler(event: Any) -> None:
+                    raise AssertionError
 
-            await bus.head(words)
-            town.server.revoke("alice")
-            await settle()
+                await bus.head(words)
+                town.server.revoke("alice")
+                await settle()
         assert [type(error) for error in told] == [NotAuthorized]
 
 

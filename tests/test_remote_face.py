@@ -62,6 +62,7 @@ NOT_REMOTE = {
         "test_who_waits_for_the_first_state_learns_of_its_failure",
         "test_a_channel_lives_as_long_as_a_reader_of_its_key",
         "test_bad_arguments_publish_nothing",
+        "test_the_bus_counts_its_topics",
     ),
     "how far behind a reader may be is measured at the server, which reads ahead": (
         "test_where_there_is_no_snapshot_a_laggard_goes_on_from_now",

@@ -14,7 +14,7 @@ from remote_support import Town, drain, settle, simulated, stranger, take
 
 from eventstream import EARLIEST, Event, NotAuthorized, SlowSubscriber, SnapshotStart, Topic
 from eventstream.codec import TopicCodec
-from eventstream.errors import InvalidPayload, LimitReached
+from eventstream.errors import InvalidPayload, LimitReached, PipeAbandoned
 from eventstream.remote.messages import Credit, Ended, Events, Mark, OpenTopic, Subscribe
 from eventstream.remote.sharing import Kept, SharedEvents
 from support import Price
@@ -278,3 +278,21 @@ class Test_large_messages:
             assert (caught.value.limit, caught.value.bound) == ("message_bytes", 16 * 1024 * 1024)
             other.close()
             assert (await bus.publish(words, "a")).index == 2
+
+
+class Test_a_pipe_that_has_just_ended:
+    @simulated
+    async def test_fails_nobody_who_says_something(self) -> None:
+        """Subscribing and reading go on; the connection's own task finds out and makes another."""
+        async with Town(words).open() as town, town.client(window=200) as bus:
+            subscription = bus.subscribe(words)
+            await bus.head(words)
+            for number in range(20):
+                town.bus.publish_nowait(words, f"{number:0100}")
+                await settle()
+            assert bus._outgoing is not None
+            bus._outgoing._pipe._finish(PipeAbandoned("expired"))
+            another = bus.subscribe(words, after=EARLIEST)
+            got = [subscription.receive_nowait().payload for _ in range(2)]
+            assert got + await take(subscription, 18) == [f"{number:0100}" for number in range(20)]
+            assert len(await take(another, 20)) == 20

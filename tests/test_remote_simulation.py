@@ -20,7 +20,6 @@ def test_every_seed_keeps_the_promise(loop: Any) -> None:
         try:
             run_simulated(play, seed, lambda _: None, seed=seed, backend=loop, limit=3600.0)
         except Exception as error:
-            error.add_note(
-                f"seed {seed}: python -m eventstream.testing.simulate bus --first {seed} --seeds 1 --backend {loop}"
-            )
+            again = f"python -m eventstream.testing.simulate bus --first {seed} --seeds 1 --backend {loop}"
+            error.add_note(f"seed {seed}: {again}")
             raise

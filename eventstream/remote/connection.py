@@ -260,14 +260,11 @@ class Connection:
     async def _receive(self, messages: list[Message]) -> None:
         while True:
             for message in messages:
+                if self._outgoing.is_full:
+                    await self._outgoing.wait_for_room()
                 await self._do(message)
             await self._outgoing.flush()
-            await self._outgoing.wait_for_room()
-            try:
-                chunk = await self._pipe.receive()
-            except EndOfStream:
-                return
-            messages = list(self._decoder.feed(chunk))
+            messages = list(self._decoder.feed(await self._pipe.receive()))
 
     async def _do(self, message: Message) -> None:
         match message:

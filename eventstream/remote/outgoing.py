@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from anyio import Event
-from anyio.lowlevel import checkpoint
+from anyio import ClosedResourceError, Event
 
+from ..errors import PipeBroken
 from ..pipes import Pipe
 from ..pipes.signal import Signal
 
@@ -34,23 +34,21 @@ class Outgoing:
         self._closing = False
 
     def say(self, *parts: bytes) -> None:
-        """Adds a message; its parts are joined only when they are sent, soon, with what else is said."""
-        if not self._parts and self._pipe.offer(*parts):
-            self._pipe.flush_soon()
-            return
+        """Adds a message; its parts are joined only when they are sent, soon, with what else is said.
+
+        On a pipe that has ended it is lost, silently: who receives from the pipe is told, and tells why.
+        """
+        if not self._parts:
+            try:
+                if self._pipe.offer(*parts):
+                    self._pipe.flush_soon()
+                    return
+            except (PipeBroken, ClosedResourceError):
+                return
         self._parts += parts
         for part in parts:
             self._size += len(part)
         self._some.set()
-
-    async def send(self, *parts: bytes) -> None:
-        """As `say`, by the shortest way: from this very task. Waits while too much else waits. A checkpoint."""
-        if not self._parts and self._pipe.offer(*parts):
-            await self._pipe.flush()
-            return
-        self.say(*parts)
-        await checkpoint()
-        await self.wait_for_room()
 
     async def flush(self) -> None:
         """Sends at once what was said. A checkpoint."""
