@@ -39,6 +39,7 @@ from eventstream import (
     pipes,
     remote,
 )
+from eventstream.codec import TopicCodec
 from eventstream.errors import ReconnectFailed
 from eventstream.pipes import (
     BackedPipe,
@@ -53,13 +54,14 @@ from eventstream.pipes import (
 from eventstream.pipes.frames import KINDS, CloseCode, Data, Decoder, Hello, RejectCode, encode, encode_data
 from eventstream.pipes.handshake import proves
 from eventstream.pipes.session import TABLE, State
-from eventstream.remote import Action, RemoteBus, RemoteSubscription, Server, ServerLimits, open_bus
+from eventstream.remote import Action, RemoteBus, RemoteSubscription, Server, ServerLimits, faults, messages, open_bus
 from eventstream.remote.urls import SCHEMES
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference.md"
 GUARANTEES = ROOT / "docs" / "guarantees.md"
 PROTOCOL = ROOT / "docs" / "pipes-protocol.md"
+BUS_PROTOCOL = ROOT / "docs" / "bus-protocol.md"
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
 AT_THE_ROOT = {
     name: getattr(eventstream, name)
@@ -428,6 +430,61 @@ def test_the_tls_that_is_shown_works(backend: str, tmp_path: Path, monkeypatch: 
             tasks.cancel_scope.cancel()
 
     anyio.run(main, backend=backend)
+
+
+# The bus protocol.
+
+
+def said(example: str) -> bytes:
+    """The bytes of an example: what stands behind two spaces is a comment."""
+    return bytes.fromhex("".join(re.findall(r"^ *([0-9a-f ]+?)(?:  .*)?$", example, re.MULTILINE)))
+
+
+def listed(cell: str) -> tuple[str, ...]:
+    """The names of a list of fields, without what is said of them."""
+    return tuple(re.findall(r"(?:^|, )`?(\w+)", re.sub(r"\([^)]*\)", "", cell)))
+
+
+def test_the_messages_on_the_page_are_those_of_the_code() -> None:
+    """Each kind has a row with its fields; the worked examples are what the code reads and writes, byte by byte."""
+    kinds = {number: kind.__name__ for kind, number in messages._KINDS.items()} | {messages.EVENTS: "Events"}
+    rows = {int(row[0]): row[1:] for row in tables(BUS_PROTOCOL, "Messages") if row[0].isdigit()}
+    assert {number: row[0] for number, row in rows.items()} == kinds
+    for kind, number in messages._KINDS.items():
+        optional = re.findall(r"(\w+)`? = ", rows[number][2])
+        required = len(kind.__struct_fields__) - len(kind.__struct_defaults__)
+        assert optional == list(kind.__struct_fields__[required:]), kind
+        assert listed(rows[number][2]) == kind.__struct_fields__, kind
+    first, second = [said(text) for mark, text in blocks(BUS_PROTOCOL) if mark == "hex"]
+    sides = {"client": first, "server": second}
+    found: set[str] = set()
+    for side, wire in sides.items():
+        decoded = list(messages.MessageDecoder().feed(wire))
+        assert b"".join(messages.encode(message) for message in decoded) == wire
+        for message in decoded:
+            found.add(type(message).__name__)
+            [by] = [row[1] for row in rows.values() if row[0] == type(message).__name__]
+            assert side in by, message
+    assert found == set(kinds.values())
+
+
+def test_the_events_of_the_example_are_events() -> None:
+    _, server = [said(text) for mark, text in blocks(BUS_PROTOCOL) if mark == "hex"]
+    [events] = [each for each in messages.MessageDecoder().feed(server) if isinstance(each, messages.Events)]
+    [event] = TopicCodec(Topic("prices", dict)).decode_events(events.data)
+    assert (event.key, event.index, event.payload) == ("X", 7, {"s": "X", "bid": 1.5})
+
+
+def test_the_faults_on_the_page_are_those_that_travel() -> None:
+    rows = {row[0]: listed(row[1]) for row in tables(BUS_PROTOCOL, "Errors")}
+    assert rows == {name: fields for name, (_, fields) in faults._BUILDERS.items()}
+
+
+def test_the_constants_of_the_bus_protocol_are_those_of_the_code() -> None:
+    for name, value, _ in tables(BUS_PROTOCOL, "Constants"):
+        module, _, constant = name.partition(".")
+        found = getattr(import_module(f"eventstream.remote.{module}"), constant)
+        assert ast.literal_eval(value.replace(",", "")) == found, name
 
 
 # The rest.
