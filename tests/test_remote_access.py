@@ -421,7 +421,7 @@ class Test_topics:
                 assert dict(view) == {}
 
             @town.bus.snapshot(keyed)
-            async def source(key: str | None, append: Append[Price]) -> int:
+            async def source(key: str | None, append: Append) -> int:
                 append(Price("X", 1.0))
                 append(Price("Y", 1.0))
                 return 2
