@@ -162,7 +162,7 @@ def test_what_serves_the_network_is_at_the_root_and_imported_when_it_is_asked_fo
     assert {"RemoteBus", "Server", "open_bus"} <= set(AT_THE_ROOT)
     assert all(AT_THE_ROOT[name] is getattr(remote, name) for name in ("RemoteBus", "Server", "open_bus"))
     with pytest.raises(AttributeError, match="no attribute 'open_buss'"):
-        _ = eventstream.open_buss  # type: ignore[attr-defined]
+        _ = eventstream.open_buss
     code = """
 import sys, eventstream
 assert not {"eventstream.remote", "eventstream.pipes"} & set(sys.modules), sorted(sys.modules)

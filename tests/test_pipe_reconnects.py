@@ -515,6 +515,55 @@ async def test_a_link_slower_than_its_heartbeat_counts_as_working(place: Memory)
 
 
 @simulated
+async def test_a_loss_can_be_waited_for(place: Memory) -> None:
+    """However short; without a link there is nothing to wait for."""
+    async with place.pair() as (client, server):
+        await client.wait_connected()
+        for end in (client, server):
+            with anyio.move_on_after(60) as patience:
+                await end.wait_disconnected()
+            assert patience.cancelled_caught
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.wait_disconnected)
+            tasks.start_soon(server.wait_disconnected)
+            await settle()
+            place.cut()
+        place.network.refuse_dials()
+        await client.wait_connected()
+        place.cut()
+        await settle()
+        await client.wait_disconnected()
+
+
+@simulated
+async def test_a_link_in_place_of_another_is_a_loss_too(place: Memory) -> None:
+    """To who waits since before it, though there is a link at every moment when he looks."""
+    async with place.pair() as (client, server):
+        await client.wait_connected()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.wait_disconnected)
+            await settle()
+            await client.force_reconnect()
+
+
+@simulated
+async def test_who_waits_for_a_loss_learns_of_the_end(place: Memory) -> None:
+    """Of the pipe; a pipe that has ended has lost nothing."""
+    async with place.pair() as (client, _):
+        await client.wait_connected()
+
+        async def wait(pipe: Pipe, error: type[Exception]) -> None:
+            with pytest.raises(error):
+                await pipe.wait_disconnected()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait, client, ClosedResourceError)
+            await settle()
+            await client.aclose()
+        await wait(client, ClosedResourceError)
+
+
+@simulated
 async def test_a_restarted_server_says_so(place: Memory) -> None:
     """2.9, 11: a server that has lost its memory is no server of this pipe, even if both positions are 0."""
     async with place.pipe() as client:

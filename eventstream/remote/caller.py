@@ -75,7 +75,7 @@ class Caller:
                 if isinstance(error, ReconnectFailed) or not isinstance(error, PipeBroken):
                     talk.end(error)
             finally:
-                lasted = talk.connected and current_time() - began > LASTING
+                lasted = talk.standing.accepted and current_time() - began > LASTING
                 talk.lose()
             failures = 0 if lasted else failures + 1
             if talk.error is None:
@@ -112,7 +112,17 @@ class Caller:
                     await outgoing.run()
                     tasks.cancel_scope.cancel()  # all was said, and we leave
 
+            async def watch() -> None:
+                standing = self._conversation.standing
+                with suppress(PipeBroken, ClosedResourceError):  # as above
+                    while True:
+                        await pipe.wait_connected()
+                        standing.move(linked=True)
+                        await pipe.wait_disconnected()
+                        standing.move(linked=False)
+
             tasks.start_soon(send)
+            tasks.start_soon(watch)
             try:
                 await self._listen(pipe)
             except EndOfStream:

@@ -11,7 +11,8 @@ know.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from random import Random, SystemRandom
 from typing import Any, Final, NoReturn, TypeVar
@@ -35,6 +36,7 @@ from .caller import Caller, Token
 from .conversation import Conversation
 from .feed import RemoteSubscription
 from .messages import Head, ListTopics, Publish, Refresh
+from .standing import Changes
 
 __all__ = ("RemoteBus",)
 
@@ -63,6 +65,9 @@ class RemoteBus(AsyncContextManagerMixin):
         retry: The schedule of dials.
         on_error: As of `EventBus`.
         random: For jitter and ids; the system's by default.
+
+    Raises:
+        TypeError, ValueError: if one of these cannot be used.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class RemoteBus(AsyncContextManagerMixin):
         on_error: OnError | None = None,
         random: Random | None = None,
     ) -> None:
+        _check(reconnector, token, window, heartbeat)
         self._random = random or SystemRandom()
         self._name = self._random.randbytes(12).hex()  # of this client, for the ids of its publishes
         self._window = window
@@ -251,19 +257,39 @@ class RemoteBus(AsyncContextManagerMixin):
 
     # Standing.
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the server, which has accepted this client.
+
+        A connection that has died silently is noticed after two to three heartbeats.
+        """
+        return self._conversation.standing.connected
+
     async def wait_connected(self) -> None:
-        """Waits until the server has accepted this client.
+        """Waits until it is connected. Any number of tasks may wait.
 
         Raises:
-            NotAuthorized: if it does not.
+            NotAuthorized: if the server does not accept this client.
             ReconnectFailed: if the server cannot be reached and never will.
             BusClosed: if the bus is not running.
         """
-        await self._conversation.wait_connected()
+        await self._conversation.standing.wait()
+
+    def connection_changes(self) -> AsyncIterator[bool]:
+        """Tells whether it is connected: now, then each time when that changes. For those who show it.
+
+            async for connected in bus.connection_changes():
+                lamp.green() if connected else lamp.red()
+
+        No loss is passed over, however short; who looks seldom is told of several as one. Nothing else is to be done
+        about a loss: calls wait, and subscriptions go on or are reset explicitly. Each call gives an iterator of its
+        own, for one task. It ends as `wait_connected` does, with the bus.
+        """
+        return Changes(self._conversation.standing)
 
     def __repr__(self) -> str:
         talk = self._conversation
-        state = "closed" if self._closed else "connected" if talk.connected else "connecting"
+        state = "closed" if self._closed else "connected" if talk.standing.connected else "connecting"
         return f"<RemoteBus {state} with {talk.topics} topics>"
 
     def _known(self, topic: Topic[T]) -> tuple[int, TopicCodec[T]]:
@@ -276,3 +302,15 @@ class RemoteBus(AsyncContextManagerMixin):
     def _running(self) -> TaskGroup:
         self._conversation.check()
         return self._tasks
+
+
+def _check(reconnector: object, token: object, window: int, heartbeat: float) -> None:
+    """What would else be an error in a task, much later."""
+    if not callable(reconnector):
+        raise TypeError("reconnector must be a callable that dials; for an address use open_bus(url)")
+    if token is not None and not isinstance(token, str) and not callable(token):
+        raise TypeError(f"token must be text or a callable that gives it, not {type(token).__name__}")
+    if window < 1:
+        raise ValueError(f"window is a number of bytes, at least 1, not {window}")
+    if not 0 < heartbeat < math.inf:
+        raise ValueError(f"heartbeat is a positive time in seconds, not {heartbeat}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from anyio import Event
 from anyio.lowlevel import checkpoint
 
 from ..codec import TopicCodec
@@ -50,6 +49,7 @@ from .messages import (
 )
 from .outgoing import Outgoing
 from .requests import Request, Requests
+from .standing import Standing
 
 __all__ = ("Conversation",)
 
@@ -61,21 +61,20 @@ class Conversation:
 
     Attributes:
         requests: What was asked and is not answered.
-        connected: Whether the server has accepted us, and the pipe lasts.
+        standing: Whether we are connected.
         error: Why it is over; None while it is not.
     """
 
     def __init__(self) -> None:
         self.requests: Requests = Requests()
-        self.connected: bool = False
         self.error: EventStreamError | None = BusClosed("new")
+        self.standing: Standing = Standing(self.check)
         self._codecs: dict[str, tuple[int, TopicCodec[Any]]] = {}
         self._feeds: dict[int, Feed] = {}
         self._asked = 0
         self._subscribed = 0
         self._outgoing: Outgoing | None = None  # Invariant: set while there is a pipe
         self._largest = MAX_MESSAGE
-        self._changed = Event()
 
     def begin(self) -> None:
         """The bus runs."""
@@ -91,13 +90,6 @@ class Conversation:
         if self.error is not None:
             raise self.error.with_traceback(None)
 
-    async def wait_connected(self) -> None:
-        """As of `RemoteBus`."""
-        await checkpoint()
-        while not self.connected:
-            self.check()
-            await self._changed.wait()
-
     def end(self, error: EventStreamError) -> None:
         """There will be no connection any more; the first reason stays."""
         if self.error is None:
@@ -106,11 +98,7 @@ class Conversation:
         for feed in list(self._feeds.values()):
             feed.close(self.error)
         self._feeds.clear()
-        self._announce()
-
-    def _announce(self) -> None:
-        self._changed.set()
-        self._changed = Event()
+        self.standing.announce()
 
     # What we say.
 
@@ -136,7 +124,7 @@ class Conversation:
         self._asked += 1
         number = self._asked
         data = encode(make(number))
-        if self.connected:  # else it is said when the server has said how much it takes
+        if self.standing.accepted:  # else it is said when the server has said how much it takes
             self._check_size(data)
             self._say(data)
         return await self.requests.answer(number, Request(data))
@@ -199,7 +187,7 @@ class Conversation:
     def lose(self) -> None:
         """The pipe has ended."""
         self._outgoing = None
-        self.connected = False
+        self.standing.move(accepted=False, linked=False)
 
     def hear(self, message: Message) -> None:
         """Does what the server's message asks for.
@@ -241,7 +229,6 @@ class Conversation:
 
     def _be_welcome(self, message: Welcome) -> None:
         """Asks what has no answer yet."""
-        self.connected = True
         self._largest = message.max_message
         for number, data in self.requests.unanswered():
             try:
@@ -250,7 +237,7 @@ class Conversation:
                 self.requests.fail(number, error)
             else:
                 self._say(data)
-        self._announce()
+        self.standing.move(accepted=True)
 
 
 def _part(message: Goodbye) -> NoReturn:
