@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from anyio.lowlevel import checkpoint
+from anyio import current_time
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from ..codec import TopicCodec
 from ..errors import (
@@ -41,11 +42,13 @@ from .messages import (
     Mark,
     Message,
     OpenTopic,
+    Publish,
     Subscribe,
     TopicList,
     Unsubscribe,
     Welcome,
     encode,
+    with_age,
 )
 from .outgoing import Outgoing
 from .requests import Request, Requests
@@ -66,7 +69,7 @@ class Conversation:
     """
 
     def __init__(self) -> None:
-        self.requests: Requests = Requests()
+        self.requests: Requests = Requests(self._say_request)
         self.error: EventStreamError | None = BusClosed("new")
         self.standing: Standing = Standing(self.check)
         self._codecs: dict[str, tuple[int, TopicCodec[Any]]] = {}
@@ -116,18 +119,30 @@ class Conversation:
         return known
 
     async def ask(self, make: Callable[[int], Message]) -> Any:
-        """Says something that is answered, now and on each new pipe until the answer comes."""
-        await checkpoint()
-        self.check()
-        await self.requests.wait_for_room()
+        """Says something that is answered, now and on each new pipe until the answer comes.
+
+        What is asked later is said later. Cancelled before it was said, nothing has happened.
+        """
+        await checkpoint_if_cancelled()  # a full one would let others come first, who asked later
         self.check()
         self._asked += 1
-        number = self._asked
-        data = encode(make(number))
-        if self.standing.accepted:  # else it is said when the server has said how much it takes
-            self._check_size(data)
-            self._say(data)
-        return await self.requests.answer(number, Request(data))
+        message = make(self._asked)
+        return await self.requests.answer(Request(self._asked, encode(message), isinstance(message, Publish)))
+
+    def _say_request(self, request: Request) -> None:
+        if not self.standing.accepted:
+            return  # it is said when the server has said how much it takes
+        try:
+            self._check_size(request.data)
+        except LimitReached as error:
+            self.requests.fail(request.number, error)
+            return
+        now = current_time()
+        if request.said is None:
+            request.said = now
+            self._say(request.data)
+        else:
+            self._say(with_age(request.data, now - request.said) if request.is_publish else request.data)
 
     def subscribe(
         self,
@@ -230,14 +245,8 @@ class Conversation:
     def _be_welcome(self, message: Welcome) -> None:
         """Asks what has no answer yet."""
         self._largest = message.max_message
-        for number, data in self.requests.unanswered():
-            try:
-                self._check_size(data)
-            except LimitReached as error:
-                self.requests.fail(number, error)
-            else:
-                self._say(data)
         self.standing.move(accepted=True)
+        self.requests.say_again()
 
 
 def _part(message: Goodbye) -> NoReturn:

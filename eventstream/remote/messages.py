@@ -45,6 +45,7 @@ __all__ = (
     "Welcome",
     "encode",
     "events_head",
+    "with_age",
 )
 
 VERSION: Final = 1
@@ -121,7 +122,10 @@ class Unsubscribe(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Publish(msgspec.Struct, array_like=True, frozen=True):
-    """Publishes entries as one batch; a nil payload in `delete` form is a tombstone."""
+    """Publishes entries as one batch; a nil payload in `delete` form is a tombstone.
+
+    `age`: if this was said before, over another pipe, the seconds since it was said first; else 0.
+    """
 
     request: Count
     topic: Number
@@ -131,6 +135,7 @@ class Publish(msgspec.Struct, array_like=True, frozen=True):
     index: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
     headers: dict[str, str] | None = None
     form: Literal["one", "many", "delete"] = "one"
+    age: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class Refresh(msgspec.Struct, array_like=True, frozen=True):
@@ -229,6 +234,12 @@ def encode(message: Message) -> bytes:
         return events_head(message.subscription, len(message.data)) + message.data
     body = _encoder.encode(message)
     return (len(body) + 1).to_bytes(4, "big") + _KINDS[type(message)].to_bytes(1, "big") + body
+
+
+def with_age(publish: bytes, age: float) -> bytes:
+    """A publish as bytes, to be said again."""
+    message = _decode(publish[LENGTH], publish[LENGTH + 1 :])
+    return encode(msgspec.structs.replace(message, age=age))
 
 
 def events_head(subscription: int, size: int) -> bytes:
