@@ -8,7 +8,7 @@ answers: pipes are made, and read, by the `caller`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from anyio import current_time
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -58,6 +58,8 @@ __all__ = ("Conversation",)
 
 T = TypeVar("T")
 
+MOST_UNSAID: Final = 4 * 1024 * 1024  # bytes besides requests: ten thousand subscriptions that begin at once, with ease
+
 
 class Conversation:
     """Of one client. Used in its event loop alone.
@@ -76,7 +78,8 @@ class Conversation:
         self._feeds: dict[int, Feed] = {}
         self._asked = 0
         self._subscribed = 0
-        self._outgoing: Outgoing | None = None  # Invariant: set while there is a pipe
+        self._outgoing: Outgoing | None = None  # Invariant: set while there is a pipe that is not given up
+        self._give_up: Callable[[], None]
         self._largest = MAX_MESSAGE
 
     def begin(self) -> None:
@@ -169,9 +172,16 @@ class Conversation:
             raise LimitReached("message_bytes", self._largest)
 
     def _say(self, data: bytes) -> None:
-        """Says it on the present pipe; without one it is said when there is one, from what is to be said then."""
+        """Says it on the present pipe; without one it is said when there is one, from what is to be said then.
+
+        Requests are bounded, and a reader's credit; but who opens and leaves subscriptions while the pipe takes nothing
+        has ever more to say. When that is too much, the pipe is given up: a new one is told only what is still true.
+        """
         if self._outgoing is not None:
             self._outgoing.say(data)
+            if self._outgoing.size > self.requests.size + MOST_UNSAID:
+                self._outgoing = None
+                self._give_up()
 
     # What the feeds say.
 
@@ -190,9 +200,16 @@ class Conversation:
 
     # One pipe after another.
 
-    def introduce(self, outgoing: Outgoing, token: str | None) -> None:
-        """There is a pipe. Says what the server has to know before it is asked for anything."""
+    def introduce(self, outgoing: Outgoing, token: str | None, give_up: Callable[[], None]) -> None:
+        """There is a pipe. Says what the server has to know before it is asked for anything.
+
+        Args:
+            outgoing: Takes what is said.
+            token: Tells who we are.
+            give_up: Called if there is more to say than the pipe takes.
+        """
         self._outgoing = outgoing
+        self._give_up = give_up
         self._say(encode(Greeting(VERSION, token)))
         for number, codec in self._codecs.values():
             self._say(encode(_open_message(number, codec)))
