@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -271,6 +272,38 @@ async def test_the_schedule_of_dials(place: Memory) -> None:
     random.randbytes(16), random.randbytes(32)
     waits = [random.random() * min(4.0, 0.5 * 2**failures) for failures in range(8)]
     assert times == pytest.approx([0, *accumulate(waits)])
+
+
+class Told(logging.Handler):
+    """What was logged as a warning."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@simulated
+async def test_who_finds_nobody_is_told_why_once(place: Memory) -> None:
+    """Else whoever waits at a wrong address would not know for what. A short loss is not worth a word."""
+    told, logger = Told(), logging.getLogger("eventstream.pipes")
+    logger.addHandler(told)
+    try:
+        async with place.pair(retry=Retry(first=0.1, cap=1)) as (client, _):
+            place.network.refuse_dials(2)
+            place.cut()
+            await anyio.sleep(60)
+            assert client.statistics().state == "connected"
+            assert told.messages == []
+            place.network.refuse_dials()
+            place.cut()
+            await anyio.sleep(60)
+            [why] = told.messages
+            assert "dialing on: ConnectionRefusedError" in why
+    finally:
+        logger.removeHandler(told)
 
 
 @simulated

@@ -419,6 +419,16 @@ class Test_a_source_that_breaks_its_promise:
             async with collecting(bus.subscribe(rows)) as seen:
                 assert state(*seen) == [("start", "new"), "a1", ("end", 1)]
 
+    async def test_what_it_raised_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Who waits may be a view, or in another process, and cannot tell what it was."""
+        async with table_bus() as (bus, table):
+            table.error = LookupError("no such table")
+            async with bus.view(rows) as view:
+                with caplog.at_level("WARNING", "eventstream.snapshots"), pytest.raises(SnapshotFailed):
+                    await view.ready()
+        assert "the snapshot source of topic 'rows' failed" in caplog.text
+        assert "LookupError: no such table" in caplog.text
+
     async def test_its_own_TimeoutError_is_not_taken_for_ours(self) -> None:
         async with table_bus() as (bus, table):
             table.error = TimeoutError()

@@ -382,6 +382,8 @@ class Connection:
             [(key, _)] = message.entries
             self._check("delete", topic.name, key)
             return await bus.delete(topic, key or "", expect=message.expect, **terms)
+        if not message.entries:  # its answer is the head, which is for those who may publish too
+            self._check("publish", topic.name, None)
         payloads = []
         for key, raw in message.entries:
             payload = codec.decode_payload(key or "", raw)
