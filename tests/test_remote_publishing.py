@@ -274,7 +274,7 @@ class Test_an_answer_that_stays_out:
         """Who says so does not keep to the protocol."""
         async with Town(words).open() as town, stranger(town) as other:
             await other.say(OpenTopic(1, "words", False, 1, 1))
-            await other.say(Publish(1, 1, [(None, b"\xa1a")], "id", age=-1.0))  # type: ignore[list-item]
+            await other.say(Publish(1, 1, [(None, b"\xa1a")], "id", age=-1))  # type: ignore[list-item]
             assert (await other.hear(Goodbye)).fault is not None
 
 

@@ -403,7 +403,7 @@ class Connection:
         It was first said at most `age` seconds before we welcomed this client, who said it again after that; so the
         time that these bytes needed to come here, over whatever losses, is counted too.
         """
-        if message.age > 0.0:
+        if message.age:
             seconds = message.age + current_time() - self._welcomed
             if seconds > self._house.bus.dedupe_seconds(topic):
                 raise OutcomeUnknown(topic.name, message.id, seconds)
