@@ -204,6 +204,9 @@ class SlowLog:
         await anyio.lowlevel.checkpoint()
         return await self._memory.append(live, entries, terms)
 
+    def remembers(self, live: LiveTopic) -> float:
+        return self._memory.remembers(live)
+
     async def refresh(self, live: LiveTopic) -> Position:
         await anyio.lowlevel.checkpoint()
         return await self._memory.refresh(live)

@@ -22,25 +22,26 @@ class Standing:
 
     Attributes:
         accepted: Whether the server has accepted us, on the present pipe.
+        linked: Whether that has a link.
     """
 
     def __init__(self, check: Callable[[], None]) -> None:
         self.accepted: bool = False
         self._check = check
-        self._linked = False
+        self.linked: bool = False
         self._losses = 0
         self._changed = Event()
 
     @property
     def connected(self) -> bool:
         """Whether there is a link, to a server that has accepted us."""
-        return self.accepted and self._linked
+        return self.accepted and self.linked
 
     def move(self, *, accepted: bool | None = None, linked: bool | None = None) -> None:
         """Something has changed."""
         before = self.connected
         self.accepted = self.accepted if accepted is None else accepted
-        self._linked = self._linked if linked is None else linked
+        self.linked = self.linked if linked is None else linked
         if self.connected != before:
             self._losses += before
             self.announce()
