@@ -30,6 +30,7 @@ from .errors import LimitReached as LimitReached
 from .errors import NotAuthorized as NotAuthorized
 from .errors import NotCompacted as NotCompacted
 from .errors import NowaitUnsupported as NowaitUnsupported
+from .errors import OutcomeUnknown as OutcomeUnknown
 from .errors import PayloadTypeError as PayloadTypeError
 from .errors import PositionLost as PositionLost
 from .errors import Reentered as Reentered

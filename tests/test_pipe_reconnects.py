@@ -543,6 +543,7 @@ async def test_a_link_in_place_of_another_is_a_loss_too(place: Memory) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.wait_disconnected)
             await settle()
+            place.network.links[0].half_open()  # the server does not learn of its end
             await client.force_reconnect()
 
 

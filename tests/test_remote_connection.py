@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 import pytest
-from remote_support import Town, settle, simulated
+from remote_support import Town, settle, simulated, take
 
 from eventstream import BusClosed, NotAuthorized, Topic
-from eventstream.remote import RemoteBus
+from eventstream.remote import RemoteBus, conversation
+from support import Price
 
 words = Topic("words", str)
 
@@ -132,3 +134,91 @@ class Test_a_connection:
                 pass
             with pytest.raises(BusClosed):
                 await anext(bus.connection_changes())
+
+
+class Test_leaving:
+    @simulated
+    async def test_is_at_once_if_there_was_never_a_server(self) -> None:
+        """There is nobody to say goodbye to."""
+        async with Town(words).open() as town:
+            town.network.refuse_dials()
+            async with town.client() as bus:
+                for _ in range(5000):  # more than a pipe takes
+                    bus.subscribe(words, prefix="x" * 250)
+                await anyio.sleep(7)
+                began = anyio.current_time()
+            assert anyio.current_time() == began
+
+    @simulated
+    async def test_is_at_once_if_the_server_is_gone_for_good(self) -> None:
+        """The last pipe has ended, and no other was accepted."""
+        async with Town(words).open() as town:
+            async with town.client() as bus:
+                await bus.wait_connected()
+                await town.serve()
+                town.network.refuse_dials()
+                town.cut()
+                await anyio.sleep(60)
+                await town.stop()
+                town.network.heal()
+                await anyio.sleep(60)
+                began = anyio.current_time()
+            assert anyio.current_time() - began <= 2.0
+
+    @simulated
+    async def test_says_goodbye_to_a_server_that_has_not_answered_yet(self) -> None:
+        """So that it keeps nothing for somebody who is gone."""
+        knows = anyio.Event()
+
+        async def authenticate(_: object) -> object:
+            await knows.wait()
+            return None
+
+        async with Town(words, authenticate=authenticate).open() as town:
+            async with town.client():
+                await settle()
+                assert town.server.statistics().pipes.pipes == 1
+            await settle()
+            assert town.server.statistics().pipes.pipes == 0
+
+
+class Test_what_is_not_said_yet:
+    @simulated
+    async def test_is_bounded_whatever_is_opened_and_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a pipe that takes nothing: it is given up, and the next one is told only what is still true."""
+        monkeypatch.setattr(conversation, "MOST_UNSAID", 200_000)
+        async with Town(words).open() as town, town.client() as bus:
+            await bus.wait_connected()
+            stays = bus.subscribe(words)
+            await bus.publish(words, "before")
+            town.network.links[0].half_open()
+            most = 0
+            for _ in range(20):
+                for _ in range(1000):
+                    bus.subscribe(words, prefix="x" * 100).close()
+                outgoing = bus._caller._outgoing
+                most = max(most, outgoing.size if outgoing is not None else 0)
+                await anyio.lowlevel.checkpoint()
+            assert 100_000 < most < 201_000
+            await anyio.sleep(120)
+            await bus.publish(words, "after")
+            assert await take(stays, 2) == ["before", "after"]
+            assert town.bus.statistics().subscribers == 1
+
+
+class Test_a_view:
+    @simulated
+    async def test_says_how_long_nobody_could_have_told_it_of_changes(self) -> None:
+        """It serves its last state while the server is away, and does not call it current."""
+        prices = Topic("prices", Price, key="symbol", compacted=True)
+        async with Town(prices).open() as town, town.client() as bus, bus.view(prices) as view:
+            await view.ready()
+            assert view.age == 0
+            town.network.refuse_dials()
+            town.cut()
+            await anyio.sleep(60)
+            assert 59 < view.age <= 60
+            assert view.statistics().age == view.age
+            town.network.heal()
+            await bus.publish(prices, Price("X", 1.0))
+            assert view.age == 0

@@ -252,7 +252,7 @@ class Test_credit:
                     sent += 1
                 await settle()
                 assert len(await drain(sound)) == 20
-            waiting = max(connection._outgoing._size for connection in town.server._connections)
+            waiting = max(connection._outgoing.size for connection in town.server._connections)
             assert waiting < 256 * 1024 + 128 * 1100
 
 

@@ -18,20 +18,8 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from ..errors import (
-    BusClosed,
-    NotAuthorized,
-    NotCompacted,
-    NowaitUnsupported,
-    TopicConflict,
-)
-from ..events import (
-    Earliest,
-    Event,
-    Position,
-    Topic,
-    check_name,
-)
+from ..errors import BusClosed, NotAuthorized, NotCompacted, NowaitUnsupported, TopicConflict
+from ..events import Earliest, Event, Position, Topic, check_name
 from ..logs import Entries, Log, MemoryLog, NowaitLog, Terms
 from ..snapshots import Build, Mirrors, SnapshotCache, SnapshotOptions, Source, TopicOpening, View
 from ..topics import LiveTopic, Subscription, Waker, current_waker
@@ -421,6 +409,14 @@ class EventBus:
             TopicConflict, BusClosed: as for `publish`.
         """
         return (self._known.get(topic) or self._declare(topic)).live.position
+
+    def dedupe_seconds(self, topic: Topic[Any]) -> float:
+        """For how many seconds back the ids of publishes to a topic are known: an older one may be appended again.
+
+        Raises:
+            TopicConflict, BusClosed: as for `publish`.
+        """
+        return self._log.remembers((self._known.get(topic) or self._declare(topic)).live)
 
     def statistics(self) -> BusStatistics:
         """What the bus holds at this moment."""

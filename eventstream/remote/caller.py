@@ -9,7 +9,7 @@ from typing import Final
 
 from anyio import ClosedResourceError, EndOfStream, Event, create_task_group, current_time, move_on_after, sleep
 
-from ..errors import EventStreamError, NotAuthorized, PipeBroken, ReconnectFailed, ResumeRefused
+from ..errors import EventStreamError, NotAuthorized, PipeAbandoned, PipeBroken, ReconnectFailed, ResumeRefused
 from ..pipes import BackedPipe, Reconnector, Retry
 from .conversation import Conversation
 from .messages import MessageDecoder
@@ -58,7 +58,8 @@ class Caller:
 
     async def take_leave(self) -> None:
         """Lets the server know, if it is there, so that it need not keep what is ours until the grace time is over."""
-        if self._outgoing is not None:
+        standing = self._conversation.standing
+        if self._outgoing is not None and (standing.accepted or standing.linked):
             self._outgoing.close()
             with move_on_after(LINGER):
                 await self._gone.wait()
@@ -89,8 +90,7 @@ class Caller:
         ) as pipe:
             self._outgoing = Outgoing(pipe)
             try:
-                self._conversation.introduce(self._outgoing, token)
-                await self._talk(pipe, self._outgoing)
+                await self._talk(pipe, self._outgoing, token)
             finally:
                 self._outgoing = None
 
@@ -103,7 +103,7 @@ class Caller:
         except Exception as error:
             raise NotAuthorized(None, "connect: its own token callable failed") from error
 
-    async def _talk(self, pipe: BackedPipe, outgoing: Outgoing) -> None:
+    async def _talk(self, pipe: BackedPipe, outgoing: Outgoing, token: str | None) -> None:
         failure: Exception | None = None
         async with create_task_group() as tasks:
 
@@ -121,6 +121,12 @@ class Caller:
                         await pipe.wait_disconnected()
                         standing.move(linked=False)
 
+            def give_up() -> None:
+                nonlocal failure
+                failure = PipeAbandoned("evicted")
+                tasks.cancel_scope.cancel()
+
+            self._conversation.introduce(outgoing, token, give_up)
             tasks.start_soon(send)
             tasks.start_soon(watch)
             try:

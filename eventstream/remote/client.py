@@ -50,8 +50,12 @@ class RemoteBus(AsyncContextManagerMixin):
 
     It has the methods of `EventBus`, with the same types, frames and errors, and belongs to the event loop that entered
     it. Entering returns at once and connects in the background; calls wait until they are answered, however often the
-    connection is lost meanwhile, so give them a time limit (`anyio.fail_after`) where waiting has no use. A publish
-    that was cancelled may or may not have happened: publish again with the same `id`.
+    connection is lost meanwhile, so give them a time limit (`anyio.fail_after`) where waiting has no use.
+
+    What one client publishes is in the order of its calls, over all topics, whichever tasks call. A publish that was
+    cancelled before it could be said did not happen; a later one may or may not have: publish again with the same `id`,
+    within the server's dedupe window. A publish without an answer is said again when the connection is back; if that
+    is later than the server can know, it is not: `OutcomeUnknown`.
 
     Not over the network: `publish_nowait`, `snapshot`, `revoke` (`ServerOnly`), `authorize=` and `principal=` of
     `subscribe`: they belong to the server.
@@ -88,7 +92,7 @@ class RemoteBus(AsyncContextManagerMixin):
         self._conversation = Conversation()
         self._caller = Caller(self._conversation, reconnector, token, heartbeat, retry or Retry(), self._random)
         self._handlings = Handlings(on_error)
-        self._mirrors = Mirrors(self._running, self._random)
+        self._mirrors = Mirrors(self._running, self._random, self._conversation.standing.away)
         self._tasks: TaskGroup
         self._entered = False
         self._waker: Waker
@@ -128,7 +132,12 @@ class RemoteBus(AsyncContextManagerMixin):
         headers: Mapping[str, str] | None = None,
         index: int | None = None,
     ) -> Position:
-        """As `EventBus.publish`: returns when the server has committed the event."""
+        """As `EventBus.publish`: returns when the server has committed the event.
+
+        Raises (besides):
+            OutcomeUnknown: if the answer stayed out for longer than the server remembers ids.
+            InvalidPayload, LimitReached, NotAuthorized, UnknownTopic: if the server refuses it.
+        """
         number, codec = self._known(topic)
         entries = [(topic.key_for(payload, key), msgspec.Raw(codec.encode_payload(payload)))]
         return await self._publish(number, entries, "one", (expect, id, headers, index))
