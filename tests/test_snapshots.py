@@ -692,6 +692,28 @@ class Test_lag_with_a_snapshot:
             assert subscription.lag == 0
         assert bus.statistics().snapshots.misses == misses + 1
 
+    async def test_what_the_snapshot_covers_is_not_behind(self) -> None:
+        """Published while the source ran, and seen by it: that is in the snapshot, and counted there alone."""
+        gate = anyio.Event()
+        async with EventBus() as bus:
+
+            @bus.snapshot(rows)
+            async def source(key: str | None, append: Append) -> int:
+                append("a")
+                await gate.wait()
+                return 30
+
+            subscription = bus.subscribe(rows)
+            await settle()
+            for number in range(40):
+                bus.publish_nowait(rows, f"b{number}")
+            assert subscription.lag == 41
+            gate.set()
+            await settle()
+            assert subscription.lag == 11
+            assert len(drain(subscription)) == 11
+            assert subscription.lag == 0
+
 
 class Test_refresh:
     async def test_every_reader_starts_again(self) -> None:

@@ -192,7 +192,7 @@ class Build:
         return SnapshotFailed(self._live.topic.name, self.snapshot.key, why, detail)
 
     def _fail(self, error: SnapshotFailed, cause: Exception) -> None:
-        # Who waits for it may be a view, which tries again by itself, or another process, which must not see the inside.
+        # Who waits may be a view, which tries again by itself, or another process, which must not see the inside.
         logger.warning("the snapshot source of topic %r failed", error.topic, exc_info=cause)
         error.__cause__ = cause
         self.snapshot.fail(error)
