@@ -399,9 +399,9 @@ class Test_the_face:
         assert names - modules == {
             "EARLIEST", "Append", "Bookmark", "BusClosed", "BusStatistics", "CacheStatistics", "Conflict", "Event",
             "EventBus", "EventStreamError", "Frame", "Handler", "IndexOrder", "InvalidName", "InvalidPosition", "Log",
-            "MemoryLog", "NotAuthorized", "NotCompacted", "NowaitUnsupported", "OnError", "PayloadTypeError",
-            "Position", "PositionLost", "Reentered", "ResetReason", "Resumed", "SlowSubscriber", "SnapshotEnd",
-            "SnapshotFailed",
+            "LogError", "LogFailed", "LogFull", "LogInUse", "LogRefused", "MemoryLog", "NotAuthorized", "NotCompacted",
+            "NowaitUnsupported", "OnError", "PayloadTypeError", "Position", "PositionLost", "Reentered", "ResetReason",
+            "Resumed", "Retention", "SQLiteLog", "SlowSubscriber", "SnapshotEnd", "SnapshotFailed",
             "SnapshotOptions", "SnapshotStart", "Source", "Subscription", "SubscriptionClosed", "SubscriptionReset",
             "SubscriptionStatistics", "Topic", "TopicConflict", "TopicStatistics", "View", "ViewStatistics",
         }  # fmt: skip

@@ -30,8 +30,10 @@ from eventstream import (
     MemoryLog,
     Position,
     ResetReason,
+    Retention,
     SnapshotFailed,
     SnapshotOptions,
+    SQLiteLog,
     Subscription,
     Topic,
     View,
@@ -194,7 +196,7 @@ def test_each_field_of_a_value_is_in_its_section(name: str) -> None:
 
 @pytest.mark.parametrize(
     "class_",
-    [Topic, EventBus, MemoryLog, SnapshotOptions, BackedPipe, Retry, PipeServer, PipeLimits],
+    [Topic, EventBus, MemoryLog, Retention, SQLiteLog, SnapshotOptions, BackedPipe, Retry, PipeServer, PipeLimits],
     ids=lambda class_: class_.__name__,
 )
 def test_each_option_has_a_row_with_its_default(class_: type) -> None:

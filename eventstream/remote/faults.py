@@ -30,6 +30,8 @@ _BUILDERS: Final[dict[str, tuple[Callable[..., EventStreamError], tuple[str, ...
     "InvalidPayload": (errors.InvalidPayload, ("topic", "why")),
     "InvalidPosition": (errors.InvalidPosition, ("text",)),
     "LimitReached": (errors.LimitReached, ("limit", "bound")),
+    "LogFailed": (errors.LogFailed, ("path", "why")),
+    "LogFull": (errors.LogFull, ("path",)),
     "NotAuthorized": (errors.NotAuthorized, ("principal", "action")),
     "NotCompacted": (errors.NotCompacted, ("topic", "action", "needs")),
     "PositionLost": (_lost, ("topic", "requested", "epoch", "oldest", "newest")),

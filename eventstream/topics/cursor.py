@@ -14,6 +14,7 @@ Where a cursor can stand, in this order:
 
     snapshot's chain ──end──▶ splice ──▶ live channel           (`snapshot` set, `mark` after it)
     history, filtered by key ──until──▶ `then` ──▶ key's channel  (resume of one key)
+    what a log reads from further back ──until──▶ `then`       (again and again, then the live channel)
     live channel                                                (`plain`: the fast path)
 """
 
@@ -32,7 +33,7 @@ from .disposal import Disposal
 from .laggards import Watch
 from .parking import Spot, Waker
 
-__all__ = ("Chain", "Cursor", "Guide", "Mark", "Select", "Step")
+__all__ = ("Chain", "Cursor", "Guide", "Mark", "Reader", "Select", "Step")
 
 Select: TypeAlias = Callable[[list[AnyEvent]], list[AnyEvent]]
 Mark: TypeAlias = Resumed | SnapshotStart | SnapshotEnd | Bookmark
@@ -67,7 +68,15 @@ class Guide(Protocol):
         """
 
     def switch(self, cursor: Cursor) -> None:
-        """Leads a cursor that caught up with its key's history to `then`."""
+        """Leads a cursor on that came to the end of its history: by `then`."""
+
+
+class Reader(Protocol):
+    """Who fills, from a log, what a cursor reads before it can be placed in memory."""
+
+    def behind(self, seen: int) -> int:
+        """How many events are published and not handed out, if `seen` of those that it filled in were."""
+        ...
 
 
 class Cursor:
@@ -82,7 +91,7 @@ class Cursor:
         index: The index up to which everything was handed out when the present chunk was taken.
         channel: Where it is watched for lag; None while it refers to nothing.
         pinned: While it reads a snapshot: how many live events came before the place that the snapshot leads to.
-        then: Where to go on after catching up with a key's history.
+        then: Where to go on after catching up with a key's history, or who brings more of what a log keeps.
         pending: What to tell the reader before anything else.
         wants_bookmarks: Whether it is read by frames.
         bookmark_due: Whether such a reader should be told its position at the next chance.
@@ -122,7 +131,7 @@ class Cursor:
         self.resets: int = 0
         self.pending: Mark | None = None
         self.pinned: int | None = None
-        self.then: tuple[Channel, Place, int] | None = None
+        self.then: tuple[Channel, Place, int] | Reader | None = None
         self.channel: Channel | None = None
         self.watch: Watch | None = None
         self.interrupted: ResetReason | None = None
@@ -145,7 +154,7 @@ class Cursor:
 
     # Entering a chain, in the reader's thread, under the topic's lock.
 
-    def enter(self, channel: Channel, place: Place, after: int) -> None:
+    def enter(self, channel: Channel | None, place: Place, after: int) -> None:
         """Stands at a place; everything up to index `after` counts as handed out."""
         self._segment, self._offset = place
         self.spot.lot = place[0].lot
@@ -155,8 +164,8 @@ class Cursor:
         self._allowance = UNKNOWN
         self._plain = self._select is None and self.pending is None and not self._mark
 
-    def catch_up(self, until: Place, then: tuple[Channel, Place, int]) -> None:
-        """What was entered is the whole topic's history: read it, filtered by key, until a place."""
+    def catch_up(self, until: Place | None, then: tuple[Channel, Place, int] | Reader) -> None:
+        """What was entered is history: read it, filtered by key, until a place. None: it grows, wait for more."""
         self._until = until
         self.then = then
         self._plain = False
@@ -279,7 +288,7 @@ class Cursor:
             events = events[bisect_right(events, mark, key=INDEX) :]
             if events:
                 mark = 0
-        if until is not None:
+        if until is not None and self.key is not None:
             events = [event for event in events if event.key == self.key]
         if self._select is not None and events:
             events = self._select(events)
@@ -365,7 +374,8 @@ class Cursor:
         """How many events were published and not handed out, a snapshot's own included."""
         channel = self.channel
         if channel is None:
-            return self._overtaken
+            then = self.then
+            return self._overtaken if then is None or isinstance(then, tuple) else then.behind(self._seen())
         behind = channel.buffer.count - self._seen()
         if self._snapshot is not None:
             behind += self._snapshot.buffer.count - self._segment.start - self._offset
