@@ -2,13 +2,13 @@
 
 Reading order: `splice` (where a reader starts, as pure decisions), `chain` (a snapshot), `build` (runs a source),
 `compaction` (a topic that is its own source), `rereading` (history that only the log has), `cache`, `opening` (acts on
-the decisions), `mirror`,
-`changes` and `view` (the state as a mapping).
+the decisions), `mirror`, `changes` and `view` (the state as a mapping), `mirrors` (which equal views share).
 """
 
 from .build import Append, Build, Source
 from .cache import CacheStatistics, SnapshotCache
 from .mirror import Mirror, ViewStatistics
+from .mirrors import Mirrors
 from .opening import SnapshotOptions, TopicOpening
 from .view import View
 
@@ -17,6 +17,7 @@ __all__ = (
     "Build",
     "CacheStatistics",
     "Mirror",
+    "Mirrors",
     "SnapshotCache",
     "SnapshotOptions",
     "Source",

@@ -14,7 +14,7 @@ import msgspec
 
 from ..errors import EventStreamError, PositionLost, SlowSubscriber, SnapshotFailed
 from ..events import Earliest, Position, ResetReason, Resumed, SnapshotStart
-from ..topics import Cursor, LiveTopic, Past, Waker
+from ..topics import Cursor, Disposal, LiveTopic, Past, Waker
 from .build import Build, Source
 from .cache import Entry, SnapshotCache
 from .chain import Snapshot
@@ -57,6 +57,8 @@ class TopicOpening:
     """Where the readers of one topic start.
 
     Attributes:
+        bound: How many events its readers may be behind.
+        disposal: Frees what they let go of.
         compaction: The topic's state, if it is compacted.
         source: The application's own source, if one is registered.
     """
@@ -70,6 +72,8 @@ class TopicOpening:
         clock: Callable[[], float],
         spawn: Run,
     ) -> None:
+        self.bound: int = live.topic.max_lag
+        self.disposal: Disposal = live.disposal
         self.compaction: Compaction | None = None
         self.source: Source | None = None
         self._live = live
@@ -136,9 +140,9 @@ class TopicOpening:
 
     def switch(self, cursor: Cursor) -> None:
         """Leads a cursor on that caught up with its key's history, or with a page of the log's."""
-        then = cursor.then
-        if isinstance(then, Rereading):
-            then.go_on()
+        detour = cursor.detour
+        if isinstance(detour, Rereading):
+            detour.go_on()
         else:
             self._live.switch(cursor)
 

@@ -34,11 +34,16 @@ class Rereading:
     Args:
         live: The topic.
         past: What its log keeps; of the present life.
-        cursor: The reader. Its `then` refers to this as long as it reads from the log.
+        cursor: The reader. Its `detour` is this as long as it reads from the log.
         spawn: Runs a read in a task of the bus.
+
+    Attributes:
+        until: Where the cursor stops next: at the end of its page; None while there is none.
     """
 
-    __slots__ = ("_asking", "_behind", "_buffer", "_cursor", "_error", "_live", "_pages", "_past", "_read", "_spawn")
+    __slots__ = (
+        "_asking", "_behind", "_buffer", "_cursor", "_error", "_live", "_pages", "_past", "_read", "_spawn", "until",
+    )  # fmt: skip
 
     def __init__(self, live: LiveTopic, past: Past, cursor: Cursor, waker: Waker, spawn: Run) -> None:
         self._live = live
@@ -51,12 +56,13 @@ class Rereading:
         self._behind = 0
         self._asking = False
         self._error: EventStreamError | None = None
+        self.until: Place | None = None
 
     def begin(self, after: int) -> None:
         """Places the cursor. Under the topic's lock; ask for the first page when it is released."""
         self._read = after
         self._cursor.enter(None, self._buffer.end(), after)
-        self._cursor.catch_up(None, self)
+        self._cursor.catch_up(self)
 
     def ask(self) -> None:
         """Has the next page read, if there is room for it."""
@@ -72,7 +78,7 @@ class Rereading:
         """
         live, cursor = self._live, self._cursor
         with live.lock:
-            if cursor.then is not self:
+            if cursor.detour is not self:
                 return  # interrupted meanwhile
             if not self._pages:
                 assert self._error is not None, "without a page it has nowhere to stop"
@@ -82,6 +88,7 @@ class Rereading:
                 live.place(cursor, index)
                 return
             cursor.enter(None, place, index)
+            cursor.catch_up(self)
             self._stop()
         self.ask()
 
@@ -99,7 +106,7 @@ class Rereading:
         live, cursor = self._live, self._cursor
         self._asking = False
         with live.lock:
-            if cursor.then is not self:
+            if cursor.detour is not self:
                 return  # it has left, or starts again: nobody wants this any more
             if error is not None:
                 self._error = error
@@ -124,9 +131,8 @@ class Rereading:
         self._stop()
 
     def _stop(self) -> None:
-        """Where the cursor stops next: at the end of its page, or, once all have failed, of what there is."""
-        until = self._pages[0][0] if self._pages else self._buffer.end() if self._error is not None else None
-        self._cursor.catch_up(until, self)
+        """At the end of its page, or, where there is none because of an error, of what there is."""
+        self.until = self._pages[0][0] if self._pages else self._buffer.end() if self._error is not None else None
 
 
 def stretches(events: list[AnyEvent]) -> Iterator[list[AnyEvent]]:

@@ -6,6 +6,7 @@ and the file follows. A transaction that fails is taken back by `undo`.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
@@ -30,13 +31,14 @@ class Life:
         floor, floor_seq, floor_total: The same of the newest batch that was trimmed.
         mixed: Whether there are events with a key: those without stand in the table of keys only then.
         ids: The index and time of each id within the window, oldest first; None until first needed.
+        forgotten: When the newest id came that is not known any more for want of room.
         fresh: The ids of the present transaction.
         rows, keys: What is to be inserted, flat.
     """
 
     __slots__ = (
-        "_before", "compacted", "epoch", "floor", "floor_seq", "floor_total", "fresh", "head", "ids", "keys", "mixed",
-        "number", "rows", "seq", "stored", "tables", "topic", "total",
+        "_before", "compacted", "epoch", "floor", "floor_seq", "floor_total", "forgotten", "fresh", "head",
+        "ids", "keys", "mixed", "number", "rows", "seq", "stored", "tables", "topic", "total",
     )  # fmt: skip
 
     def __init__(self, number: int, topic: str, epoch: str, compacted: bool, *, stored: bool) -> None:
@@ -54,6 +56,7 @@ class Life:
         self.floor_total: int = 0
         self.mixed: bool = False
         self.ids: OrderedDict[str, tuple[float, int]] | None = None
+        self.forgotten: float = -math.inf
         self.fresh: dict[str, tuple[float, int]] = {}
         self.rows: list[object] = []
         self.keys: list[object] = []
@@ -89,7 +92,7 @@ class Life:
                 self.ids[id] = found
             self.fresh.clear()
             while len(self.ids) > DEDUPE_IDS:
-                self.ids.popitem(last=False)
+                _, (self.forgotten, _) = self.ids.popitem(last=False)
 
     def add(self, index: int, time: float, id: str | None, count: int, body: bytes) -> None:
         """Takes a batch in, to be inserted."""

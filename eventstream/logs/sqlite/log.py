@@ -19,7 +19,7 @@ from ...topics import AnyEvent, LiveTopic, Page, current_waker
 from ..log import Entries, Terms
 from .faults import fault
 from .file import Connect, Durability, connect, load, open_reading, open_writing
-from .life import Life
+from .life import DEDUPE_IDS, Life
 from .owner import Ownership
 from .pages import read_page, read_state
 from .retention import DEFAULT, Retention
@@ -133,7 +133,7 @@ class SQLiteLog:
         self._codecs[name] = TopicCodec(live.topic)
         if self._store is not None:
             store = self._store
-            writer.put(Job(lambda: store.declare(life)))  # who publishes is told, should that fail
+            writer.put(Job(lambda: store.declare(life, self._clock())))  # who publishes is told, should that fail
         live.past = _Past(self, live, life)
         live.begin(life.epoch, life.head)
 
@@ -156,6 +156,13 @@ class SQLiteLog:
         job = Append(live, publish)
         await writer.append(job)
         return Position(job.life.epoch, job.index)
+
+    def remembers(self, live: LiveTopic) -> float:
+        """The window, or less if ids have come so fast that there was no room for all of them."""
+        life = self._lives[live.topic.name]
+        if life.ids is None and life.retained > DEDUPE_IDS:
+            return 0.0  # they are just being read
+        return min(self._window, max(0.0, self._clock() - life.forgotten))
 
     async def refresh(self, live: LiveTopic) -> Position:
         """Ends the topic's life, and begins another. What it had is removed in the background."""

@@ -7,6 +7,7 @@ topic before its transaction is in the file.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections import OrderedDict
 
@@ -115,14 +116,16 @@ class Store:
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
 
-    def declare(self, life: Life) -> None:
-        """Writes down that a life has begun, or that its topic is declared in another way."""
+    def declare(self, life: Life, now: float) -> None:
+        """Writes down that a life has begun, or that its topic is declared in another way; recalls its ids."""
         self._touch(life)
         if not life.stored:
             self._create(life)
         else:
             self._execute([("UPDATE lives SET compacted = ? WHERE number = ?", [life.compacted, life.number])])
         self.commit()
+        if life.ids is None:
+            self._load_ids(life, now - self.window)
 
     def replace(self, old: Life, new: Life) -> None:
         """Ends one life and begins another."""
@@ -153,19 +156,37 @@ class Store:
         found = life.fresh.get(id)
         if found is None:
             if life.ids is None:
-                life.ids = self._load_ids(life, since)
+                self._load_ids(life, since)
+            assert life.ids is not None
             found = life.ids.get(id)
         return found[1] if found is not None and found[0] >= since else None
 
-    def _load_ids(self, life: Life, since: float) -> OrderedDict[str, tuple[float, int]]:
+    def _load_ids(self, life: Life, since: float) -> None:
         """Those that the file knows, oldest first."""
         if not life.stored:
-            return OrderedDict()
+            life.ids = OrderedDict()
+            return
         connection = self.connection
         kept = connection.execute("SELECT id, idx, time FROM ids WHERE life = ? AND time >= ?", (life.number, since))
-        rows = kept.fetchall() + connection.execute(life.tables.recent_ids, (since, DEDUPE_IDS)).fetchall()
+        rows = kept.fetchall()
+        first = self._first_since(life, since)
+        rows += connection.execute(life.tables.recent_ids, (first, DEDUPE_IDS + 1)).fetchall()
         rows.sort(key=lambda row: row[1])
-        return OrderedDict((id, (time, index)) for id, index, time in rows[-DEDUPE_IDS:])
+        if len(rows) > DEDUPE_IDS:
+            life.forgotten = rows[-DEDUPE_IDS - 1][2]
+        life.ids = OrderedDict((id, (time, index)) for id, index, time in rows[-DEDUPE_IDS:])
+
+    def _first_since(self, life: Life, since: float) -> int:
+        """The index of the first batch of a time, by halves: times grow with indexes, but for a clock that was set."""
+        low, high = life.floor + 1, life.head + 1
+        while low < high:
+            middle = (low + high) // 2
+            index, time = self.connection.execute(life.tables.first_from, (middle,)).fetchone() or (high, math.inf)
+            if time >= since:
+                high = middle
+            else:
+                low = index + 1
+        return low
 
     def _newest(self, life: Life, key: str) -> int:
         """The index of a key's newest event, if that is retained or the key's living state; else 0."""

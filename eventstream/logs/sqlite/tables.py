@@ -92,8 +92,13 @@ class Tables:
 
     @property
     def recent_ids(self) -> str:
-        """(since, how many) -> id, idx, time of the newest batches that were published with an id, newest first."""
-        return f"SELECT id, idx, time FROM {self.events} WHERE id NOT NULL AND time >= ? ORDER BY idx DESC LIMIT ?"
+        """(from, how many) -> id, idx, time of the newest batches that were published with an id, newest first."""
+        return f"SELECT id, idx, time FROM {self.events} WHERE id NOT NULL AND idx >= ? ORDER BY idx DESC LIMIT ?"
+
+    @property
+    def first_from(self) -> str:
+        """(from) -> idx, time of the first batch from there on."""
+        return f"SELECT idx, time FROM {self.events} WHERE idx >= ? ORDER BY idx LIMIT 1"
 
     @property
     def standing(self) -> str:
