@@ -27,6 +27,11 @@ from .errors import InvalidName as InvalidName
 from .errors import InvalidPayload as InvalidPayload
 from .errors import InvalidPosition as InvalidPosition
 from .errors import LimitReached as LimitReached
+from .errors import LogError as LogError
+from .errors import LogFailed as LogFailed
+from .errors import LogFull as LogFull
+from .errors import LogInUse as LogInUse
+from .errors import LogRefused as LogRefused
 from .errors import NotAuthorized as NotAuthorized
 from .errors import NotCompacted as NotCompacted
 from .errors import NowaitUnsupported as NowaitUnsupported
@@ -53,6 +58,8 @@ from .events import SnapshotStart as SnapshotStart
 from .events import Topic as Topic
 from .logs import Log as Log
 from .logs import MemoryLog as MemoryLog
+from .logs import Retention as Retention
+from .logs import SQLiteLog as SQLiteLog
 from .snapshots import Append as Append
 from .snapshots import CacheStatistics as CacheStatistics
 from .snapshots import SnapshotOptions as SnapshotOptions

@@ -30,8 +30,10 @@ from eventstream import (
     MemoryLog,
     Position,
     ResetReason,
+    Retention,
     SnapshotFailed,
     SnapshotOptions,
+    SQLiteLog,
     Subscription,
     Topic,
     View,
@@ -227,7 +229,7 @@ def test_each_field_of_a_value_is_in_its_section(name: str) -> None:
 @pytest.mark.parametrize(
     "class_",
     [
-        *(Topic, EventBus, MemoryLog, SnapshotOptions, BackedPipe, Retry, PipeServer, PipeLimits),
+        *(Topic, EventBus, MemoryLog, Retention, SQLiteLog, SnapshotOptions, BackedPipe, Retry, PipeServer, PipeLimits),
         *(RemoteBus, Server, ServerLimits),
     ],
     ids=lambda class_: class_.__name__,
