@@ -24,6 +24,7 @@ from anyio import (
     ClosedResourceError,
     EndOfStream,
     Event,
+    WouldBlock,
     create_task_group,
     current_time,
     move_on_after,
@@ -92,6 +93,7 @@ __all__ = ("RemoteBus",)
 T = TypeVar("T")
 
 LINGER: Final = 2.0  # seconds that saying goodbye may take
+CHUNK: Final = 256 * 1024  # bytes that are heard before other tasks get a turn
 WINDOW: Final = 1024 * 1024  # bytes of events that one subscription may have here unread
 
 
@@ -526,8 +528,20 @@ class RemoteBus(AsyncContextManagerMixin):
     async def _listen(self, pipe: BackedPipe) -> None:
         decoder = MessageDecoder()
         while True:
-            for message in decoder.feed(await pipe.receive(262_144)):
-                self._hear(message)
+            chunk = await pipe.receive(CHUNK)
+            heard = 0
+            while chunk:
+                for message in decoder.feed(chunk):
+                    self._hear(message)
+                heard += len(chunk)
+                chunk = self._more(pipe) if heard < CHUNK else b""
+
+    def _more(self, pipe: BackedPipe) -> bytes:
+        """What has come already, in as many pieces as it was sent in: a turn of the event loop for each is too much."""
+        try:
+            return pipe.receive_nowait(CHUNK)
+        except (WouldBlock, EndOfStream, ClosedResourceError, PipeBroken):  # whatever it is, `receive` will tell
+            return b""
 
     def _hear(self, message: Message) -> None:
         match message:
