@@ -23,6 +23,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
 from ..errors import LinkSilent
+from .direct import DirectWriter
 from .frames import Decoder, Frame
 from .liveness import Verdict
 from .session import Session
@@ -66,11 +67,13 @@ class Link:
         self._session = session
         self._decoder = decoder
         self._on_input = on_input
+        self._direct = DirectWriter(stream)
         self._tasks: TaskGroup | None = None
         self._output = Signal()
         self.wake: Callable[[], None] = self._output.set  # there is something to send
         self._owing = Signal()
         self._turn = Signal()  # for the listening task: take the stream back
+        self._gathering: list[Signal] = []  # of those who wait for the next write to be over
         # Sockets wake who waits for them when they are closed; other streams may not, so their callers are cancelled.
         self._wakes_callers = isinstance(stream, SocketStream | TLSStream)
         self._callers: set[CancelScope] = set()
@@ -90,11 +93,24 @@ class Link:
         """Whether a task that waits for bytes shall read them itself."""
         return self._is_lent and not self._reading and not self._over
 
+    def tell_written(self, signal: Signal) -> None:
+        """Will set it as soon as the next write is over, or there is nothing that may be written, or no link."""
+        if self._over:
+            signal.set()
+        else:
+            self._gathering.append(signal)
+
+    def _written(self) -> None:
+        told, self._gathering = self._gathering, []
+        for signal in told:
+            signal.set()
+
     def stop(self, error: Exception | None = None) -> None:
         """Ends the link, now. The first reason stays."""
         if not self._over:
             self._over = True
             self.error = error
+            self._written()
             if self._tasks is not None:
                 self._tasks.cancel_scope.cancel()
             for scope in self._callers:
@@ -121,6 +137,7 @@ class Link:
                 tasks.cancel_scope.cancel()
         finally:
             self._over = True
+            self._written()
             await hang_up(self._stream)
 
     async def _guard(self, part: Callable[..., Awaitable[None]], *args: object) -> None:
@@ -198,9 +215,13 @@ class Link:
             data = b"" if self._sending else self._session.next_output()
             if data:
                 self._sending = True
-                await self._stream.send(data)
+                if rest := self._direct.write(data):
+                    await self._stream.send(bytes(rest))
                 self._sending = False
+                self._written()
             else:
+                if not self._sending:
+                    self._written()
                 await self._output.wait()
 
     async def flush_now(self) -> None:
@@ -218,10 +239,9 @@ class Link:
         self._sending = True
         try:
             data = self._session.next_output()
-            if data:
-                await self._stream.send(data)
-            else:
-                await checkpoint()
+            if rest := self._direct.write(data) if data else b"":
+                await self._stream.send(bytes(rest))
+                return
         except Exception as error:  # as in `_guard`
             self.stop(error)
         except BaseException:
@@ -229,8 +249,10 @@ class Link:
             raise
         finally:
             self._sending = False
+            self._written()
             if self._session.has_output:
                 self.wake()
+        await checkpoint()
 
     async def _heartbeat(self) -> None:
         liveness = self._session.liveness

@@ -120,6 +120,17 @@ class Pipe(ByteStream):
         if self._link is not None:
             self._link.wake()
 
+    async def gather(self, written: Signal) -> None:
+        """Waits until the next write to the connection is over, so that what comes meanwhile goes together.
+
+        It waits for one write, not for all, and not for the peer; without a connection not at all. Any number of tasks
+        may wait, each by a signal of its own, which it may use again.
+        """
+        if self._link is not None:
+            self._link.tell_written(written)
+            self._link.wake()
+            await written.wait()
+
     async def flush(self) -> None:
         """Writes to the connection what was accepted, unless another task is at it, which then goes on. A checkpoint.
 

@@ -15,6 +15,7 @@ from anyio.abc import TaskStatus
 
 from ..errors import BusClosed, EventStreamError, LimitReached
 from ..events import Bookmark, Event, Resumed, SnapshotStart
+from ..pipes.signal import Signal
 from ..topics import Subscription
 from .faults import to_fault
 from .messages import MAX_MESSAGE, Ended, Fault, Mark, encode, events_head
@@ -54,6 +55,7 @@ class Feeding:
         self._selected_by = selected_by
         self._credit = credit
         self._outgoing = outgoing
+        self._written = Signal()
 
     def grant(self, size: int) -> None:
         """The client has room for so many more bytes."""
@@ -83,6 +85,8 @@ class Feeding:
                 if waited_for:
                     waited_for = False
                     task_status.started()
+                if not self._subscription.lag:
+                    await self._outgoing.gather(self._written)
                 while self._credit <= 0 and await self._subscription.hold():
                     pass
         except BusClosed:

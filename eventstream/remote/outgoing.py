@@ -54,6 +54,10 @@ class Outgoing:
         """Sends at once what was said. A checkpoint."""
         await self._pipe.flush()
 
+    async def gather(self, written: Signal) -> None:
+        """Waits until the next write is over: what comes meanwhile can go in one piece. See `Pipe.gather`."""
+        await self._pipe.gather(written)
+
     @property
     def is_full(self) -> bool:
         """Whether those who have more to say should wait."""
