@@ -26,6 +26,7 @@ from ..errors import LinkSilent
 from .direct import DirectWriter
 from .frames import Decoder, Frame
 from .liveness import Verdict
+from .pieces import Piece
 from .session import Session
 from .signal import Signal
 
@@ -68,6 +69,7 @@ class Link:
         self._decoder = decoder
         self._on_input = on_input
         self._direct = DirectWriter(stream)
+        self._rest: Piece = b""  # of what was taken from the session: not written yet, and nobody is writing it
         self._tasks: TaskGroup | None = None
         self._output = Signal()
         self.wake: Callable[[], None] = self._output.set  # there is something to send
@@ -208,40 +210,52 @@ class Link:
         return somebody_waited
 
     async def _flush(self, preface: bytes) -> None:
-        if preface:
-            await self._stream.send(preface)
-        self._sending = False
+        self._rest, self._sending = preface, bool(preface)
         while not self._over:  # one that was fenced must not take what the new link has to send
-            data = b"" if self._sending else self._session.next_output()
-            if data:
-                self._sending = True
-                if rest := self._direct.write(data):
-                    await self._stream.send(bytes(rest))
+            if self._rest:
+                rest, self._rest = self._rest, b""
+                await self._stream.send(bytes(rest))
                 self._sending = False
                 self._written()
-            else:
-                if not self._sending:
-                    self._written()
+            elif self._sending:
                 await self._output.wait()
+            elif not self._put_out():
+                self._written()
+                await self._output.wait()
+
+    def _put_out(self) -> bool:
+        """Writes what there is, as far as the system takes it at once; the rest is to be sent. Whether there was any.
+
+        Nobody may be writing.
+        """
+        data = self._session.next_output()
+        if not data:
+            return False
+        self._rest = self._direct.write(data)
+        self._sending = bool(self._rest)
+        return True
+
+    def flush_nowait(self) -> None:
+        """Writes at once what the system takes at once; the flush task does the rest."""
+        if self._sending or self._over or not self._put_out() or self._rest or self._session.has_output:
+            self.wake()
 
     async def flush_now(self) -> None:
         """Sends from the caller's own task if nobody else does: one turn of the loop less on the way of an answer.
 
         Whatever the stream raises ends the link, not the caller. So does a cancellation: half a frame may be out.
         """
-        if self._sending or self._over:
-            self.wake()
-            await checkpoint()
-        else:
+        if not self._sending and not self._over and self._put_out() and self._rest:
             await self._in_callers_task(self._flush_for_caller)
+        else:
+            if self._session.has_output:
+                self.wake()
+            await checkpoint()
 
     async def _flush_for_caller(self) -> None:
-        self._sending = True
+        rest, self._rest = self._rest, b""
         try:
-            data = self._session.next_output()
-            if rest := self._direct.write(data) if data else b"":
-                await self._stream.send(bytes(rest))
-                return
+            await self._stream.send(bytes(rest))
         except Exception as error:  # as in `_guard`
             self.stop(error)
         except BaseException:
@@ -252,7 +266,6 @@ class Link:
             self._written()
             if self._session.has_output:
                 self.wake()
-        await checkpoint()
 
     async def _heartbeat(self) -> None:
         liveness = self._session.liveness

@@ -120,6 +120,11 @@ class Pipe(ByteStream):
         if self._link is not None:
             self._link.wake()
 
+    def flush_nowait(self) -> None:
+        """Writes to the connection what was accepted, as far as it takes that at once; the rest goes out soon."""
+        if self._link is not None:
+            self._link.flush_nowait()
+
     async def gather(self, written: Signal) -> None:
         """Waits until the next write to the connection is over, so that what comes meanwhile goes together.
 
