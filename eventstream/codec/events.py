@@ -132,11 +132,14 @@ class TopicCodec(Generic[T]):
         """
         encode = _encoder.encode
         try:
-            if all(event.headers is NO_HEADERS and type(event.payload) is not Keyed for event in events):
-                return [encode((event.key, event.index, event.time, event.payload)) for event in events]
+            return [
+                encode((event.key, event.index, event.time, event.payload))
+                if event.headers is NO_HEADERS and type(event.payload) is not Keyed
+                else self.encode_event(event)
+                for event in events
+            ]
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidPayload(self.topic.name, str(error)) from error
-        return [self.encode_event(event) for event in events]
 
     def encode_events(self, events: Iterable[Event[T]]) -> bytes:
         """A list of events."""

@@ -32,7 +32,7 @@ from .signal import Signal
 
 __all__ = ("ACK_DELAY", "Link", "hang_up")
 
-ACK_DELAY: Final = 0.05  # seconds: long enough that bulk transfers are acknowledged by their volume alone
+ACK_DELAY: Final = 0.2  # seconds: a thousand readers of a slow stream would else answer each of its events
 RECEIVE: Final = 256 * 1024  # bytes asked of the stream at once: what asyncio reads; less would cut and copy it
 
 

@@ -10,6 +10,7 @@ event of every bus would pay for it).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 from ..codec import TopicCodec, join_events
@@ -26,8 +27,8 @@ class Kept:
     """Bytes of events or of lists of them, by the identity of the events; what was not asked for lately goes first.
 
     Two generations: when the young one is full it becomes the old one, and what was old is dropped as a whole. What is
-    found in the old one is young again. (Rejected: letting go of the oldest entries singly. It costs as much as encoding
-    does, since a dict finds its first entry by passing over all that were deleted before it.)
+    found in the old one is young again. (Rejected: letting go of the oldest entries singly. It costs as much as
+    encoding does, since a dict finds its first entry by passing over all that were deleted before it.)
 
     Args:
         budget: Bytes that are kept at most, but for one entry.
@@ -53,6 +54,11 @@ class Kept:
                 return None
             self.put(name, *entry)
         return entry[1]
+
+    def has_any(self, names: Iterable[object]) -> bool:
+        """Whether the bytes of any of them are kept: what is new is best encoded in one go."""
+        wanted = frozenset(names)
+        return not (self._young.keys().isdisjoint(wanted) and self._old.keys().isdisjoint(wanted))
 
     def put(self, name: object, keeps: object, data: bytes) -> None:
         """Keeps bytes, and the objects by whose identity they are named."""
@@ -105,17 +111,12 @@ class SharedEvents:
         return body
 
     def _each(self, events: list[Event[Any]]) -> list[bytes]:
-        kept = [self._events.get(id(event)) for event in events]
-        fresh = [event for event, data in zip(events, kept, strict=True) if data is None]
-        if not fresh:
-            return kept  # type: ignore[return-value]  # none of them is None
-        encoded = self._codec.encode_each(fresh)
-        self.encoded += len(fresh)
-        self._events.put_each(fresh, encoded)
-        if len(fresh) == len(events):
-            return encoded
-        made = iter(encoded)
-        return [next(made) if data is None else data for data in kept]
+        if self._events.has_any(map(id, events)):
+            return [self._one(event) for event in events]
+        encoded = self._codec.encode_each(events)
+        self.encoded += len(events)
+        self._events.put_each(events, encoded)
+        return encoded
 
     def _one(self, event: Event[Any]) -> bytes:
         data = self._events.get(id(event))
