@@ -22,6 +22,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("resume", "| all events: subscribe(after=…), close()"),
         ("snapshots", "| view: live events applied"),
         ("pipes", "| **BackedPipe** "),
+        ("remote", "| **eventstream** "),
     ],
 )
 def test_a_section_prints_its_tables(section: str, row: str) -> None:

@@ -162,7 +162,10 @@ class Link:
 
         Whatever the stream raises ends the link, not the caller. Cancelled, it gives the stream back.
         """
-        await self._in_callers_task(self._read_for_caller)
+        if self._wakes_callers:  # as `_in_callers_task`, with a frame less for each message to pass
+            await self._read_for_caller()
+        else:
+            await self._in_callers_task(self._read_for_caller)
 
     async def _read_for_caller(self) -> None:
         try:
@@ -284,5 +287,5 @@ class Link:
             if self._over:
                 return
             self._session.ack_soon()
-            self._output.set()
+            self.flush_nowait()
             self.listen()
