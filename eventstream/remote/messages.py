@@ -252,11 +252,11 @@ class MessageDecoder:
     """Splits a pipe's bytes into messages. What it keeps back is shorter than one message.
 
     Args:
-        most: Bytes of the longest message that is accepted.
+        most: Bytes of the longest message that is accepted. May be changed.
     """
 
     def __init__(self, most: int = MAX_MESSAGE) -> None:
-        self._most = most
+        self.most: int = most
         self._parts: list[bytes] = []
         self._size = 0
         self._wanted = 5
@@ -288,8 +288,8 @@ class MessageDecoder:
 
     def _length(self, data: bytes, at: int) -> int:
         length = int.from_bytes(data[at : at + 4], "big")
-        if not 1 <= length <= self._most:
-            raise BadFrame(f"a message of {length} bytes, at most {self._most} are accepted")
+        if not 1 <= length <= self.most:
+            raise BadFrame(f"a message of {length} bytes, at most {self.most} are accepted")
         return length
 
 
