@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import sys
 from random import Random
+from typing import Any
 
 import anyio
 
 from eventstream import EventBus, LogError, Retention, SQLiteLog, Topic
 
 plain = Topic("plain", str, retain=16)
-state: Topic[dict[str, object]] = Topic("state", dict, key="k", compacted=True, retain=16)
+state: Topic[Any] = Topic("state", dict, key="k", compacted=True, retain=16)
 trimmed = Topic("trimmed", str, retain=16)
 
 
@@ -58,7 +59,7 @@ async def main(path: str, run: str) -> None:
 
 if __name__ == "__main__":
     try:
-        anyio.run(main, *sys.argv[1:])
+        anyio.run(main, sys.argv[1], sys.argv[2])
     except LogError as error:
         print(f"error {error}", flush=True)
         sys.exit(1)

@@ -226,7 +226,8 @@ class Test_compacted_topics:
         async with bus.subscribe(prices, after=EARLIEST) as subscription:
             while len(read) < len(later):
                 event = await subscription.receive()
-                read.append((event.index, event.key, event.payload and event.payload.bid))
+                payload: Price | None = event.payload
+                read.append((event.index, event.key, None if payload is None else payload.bid))
         assert read == later
         newest = {key: index for index, key, _ in changes}
         for key in keys:
