@@ -29,7 +29,16 @@ from anyio.streams.tls import TLSAttribute
 
 from ..bus import EventBus
 from ..codec import TopicCodec
-from ..errors import BadFrame, BusClosed, EventStreamError, LimitReached, NotAuthorized, OutcomeUnknown, PipeBroken
+from ..errors import (
+    BadFrame,
+    BusClosed,
+    EventStreamError,
+    LimitReached,
+    NotAuthorized,
+    OutcomeUnknown,
+    PipeBroken,
+    shown,
+)
 from ..events import EARLIEST, Earliest, Position, Topic
 from ..pipes import Pipe
 from .access import Action, Authenticate, Authorize, Credentials, Grant, May, ServerLimits
@@ -238,6 +247,8 @@ class Connection:
         try:
             answer = authenticate(Credentials(greeting.token, certificate))
             grant = await answer if inspect.isawaitable(answer) else answer
+            if not isinstance(grant, Grant | None):
+                raise TypeError(f"authenticate gave {shown(grant)}, not a Grant or None")
         except EventStreamError:
             raise
         except Exception:

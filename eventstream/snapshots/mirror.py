@@ -61,6 +61,7 @@ class Mirror(Generic[T]):
         subscribe: Opens a subscription after a position.
         head: Tells the topic's present head.
         random: For the jitter of retries.
+        away: Seconds for which nobody could have told of a change; 0 while somebody can. None: somebody always can.
 
     Attributes:
         current: The mapping that is served.
@@ -69,7 +70,12 @@ class Mirror(Generic[T]):
     """
 
     def __init__(
-        self, topic: str, subscribe: Subscribe[T], head: Callable[[], Awaitable[Position]], random: Random
+        self,
+        topic: str,
+        subscribe: Subscribe[T],
+        head: Callable[[], Awaitable[Position]],
+        random: Random,
+        away: Callable[[], float] | None = None,
     ) -> None:
         self.topic = topic
         self.users = 0
@@ -79,6 +85,7 @@ class Mirror(Generic[T]):
         self._subscribe = subscribe
         self._head = head
         self._random = random
+        self._away = away
         self._subscription: Subscription[T] | None = None
         self._next: dict[str, T] | None = None  # Invariant: set between SnapshotStart and SnapshotEnd
         self._held: Position | None = None  # up to where `current` was complete when it was last changed
@@ -197,7 +204,8 @@ class Mirror(Generic[T]):
     @property
     def age(self) -> float:
         """Seconds since `current` was left behind; 0 while it follows."""
-        return 0.0 if self._left is None else anyio.current_time() - self._left
+        behind = 0.0 if self._left is None else anyio.current_time() - self._left
+        return behind if self._away is None else max(behind, self._away())
 
     async def ready(self, check: Callable[[], object]) -> None:
         """Waits for the first state, or for the next attempt at it to fail, or for `check` to raise.
