@@ -21,7 +21,7 @@ import anyio
 import msgspec
 import pytest
 from anyio.abc import SocketAttribute
-from cli_support import PATIENCE, Process, running
+from cli_support import COMMAND, PATIENCE, Process, running
 
 from eventstream import EARLIEST, Event, EventBus, PositionLost, SnapshotStart, Topic
 from eventstream.codec import Keyed
@@ -32,7 +32,8 @@ from eventstream.testing import CuttingProxy
 pytestmark = [pytest.mark.may_block, pytest.mark.timeout(120)]  # processes are waited for
 
 LONG = bool(os.environ.get("EVENTSTREAM_LONG"))
-ROOT = Path(__file__).parents[1]
+HERE = Path(__file__).parent
+ROOT = HERE.parent
 words = Topic("words", dict[str, int], retain=100_000)
 state = Topic("state", Keyed, key="key", compacted=True)
 
@@ -64,9 +65,11 @@ async def connected(url: str) -> AsyncIterator[RemoteBus]:
 class Killed:
     """A server that is killed, and started again at the same address."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.url = f"unix://{folder / 'bus'}"
-        self._arguments = ("serve", "--listen", self.url, *arguments)
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+        socket = folder / "bus"
+        self.url = f"unix://{socket}"
+        self._command = (sys.executable, str(HERE / "serve_log.py")) if durable else COMMAND
+        self._arguments = (str(folder / "log"), str(socket)) if durable else ("serve", "--listen", self.url)
         self.process: Process
 
     def __enter__(self) -> Killed:
@@ -77,7 +80,7 @@ class Killed:
         self.process.close()
 
     def start(self) -> None:
-        self.process = Process(*self._arguments)
+        self.process = Process(*self._arguments, command=self._command)
         self.process.out.wait_for("^listening at")
 
     def kill(self) -> None:
@@ -154,6 +157,64 @@ class Test_a_server_that_is_killed:
         last = list(lives)[-1]
         here = [number for number, position in answers.items() if position.epoch == last]
         assert set(here) - set(lives[last]) <= set(here[-20:])  # what the reader had not yet when it was cancelled
+
+
+class Test_a_server_that_is_killed_and_has_its_history:
+    """SIGKILL with a log in a file: every answered publish is there, and nobody notices more than a delay."""
+
+    async def test_again_and_again_loses_and_doubles_nothing(self, place: Path) -> None:
+        """Subscriptions go on by index, publishes in flight are said again; each stands once, where it was answered."""
+        answers: dict[int, Any] = {}
+        heard: list[tuple[int, int]] = []  # number, index
+        marks: list[Any] = []
+
+        async def publish(bus: RemoteBus, first: int) -> None:
+            for number in range(first, 600, 10):
+                answers[number] = await bus.publish(words, {"number": number})
+
+        async def watch(bus: RemoteBus) -> None:
+            async with bus.subscribe(words, after=EARLIEST) as subscription:
+                async for frame in subscription.frames():
+                    if isinstance(frame, Event):
+                        heard.append((frame.payload["number"], frame.index))
+                    else:
+                        marks.append(frame)
+
+        with Killed(place, durable=True) as server:
+            async with connected(server.url) as bus, anyio.create_task_group() as tasks:
+                tasks.start_soon(watch, bus)
+                async with anyio.create_task_group() as publishers:
+                    for first in range(10):
+                        publishers.start_soon(publish, bus, first)
+                    for answered in (100, 250, 400):
+                        await until(lambda answered=answered: len(answers) > answered)  # type: ignore[misc]
+                        server.kill()
+                        server.start()
+                await until(lambda: len(heard) >= 600)
+                async with bus.subscribe(words, after=EARLIEST) as again:
+                    with anyio.fail_after(PATIENCE):
+                        kept = [
+                            (event.payload["number"], event.index) for event in [await again.receive() for _ in heard]
+                        ]
+                tasks.cancel_scope.cancel()
+        assert heard == kept
+        assert [index for _, index in heard] == list(range(1, 601))
+        assert dict(heard) == {number: position.index for number, position in answers.items()}
+        assert len({position.epoch for position in answers.values()}) == 1
+        assert len(marks) == 1  # the first frame: no reader was reset
+
+    async def test_a_view_is_as_it_was(self, place: Path) -> None:
+        """The state of a compacted topic is in the file; the view goes on, and is not reset."""
+        with Killed(place, durable=True) as server:
+            async with connected(server.url) as bus, bus.view(state) as view:
+                with anyio.fail_after(PATIENCE):
+                    await bus.publish(state, Keyed("a", msgspec.Raw(b"\x01")))
+                    await view.ready()
+                    server.kill()
+                    server.start()
+                    await view.reached(await bus.publish(state, Keyed("b", msgspec.Raw(b"\x02"))))
+                    assert set(view) == {"a", "b"}
+                    assert view.statistics().resets == 0
 
 
 class Test_a_client_that_is_stopped:
