@@ -374,6 +374,7 @@ class Connection:
             (message.key, message.prefix),
             message.credit,
             self._outgoing,
+            lambda: len(self._feedings) == 1,
         )
 
     async def _feed(

@@ -20,7 +20,7 @@ from .access import Authenticate, Authorize, ServerLimits
 from .connection import COME_AGAIN, Connection, Shelf
 from .faults import to_fault
 from .messages import Goodbye, OpenTopic
-from .sharing import Kept
+from .sharing import EVENTS, LISTS, Kept
 
 __all__ = ("Server", "ServerStatistics")
 
@@ -90,7 +90,7 @@ class Server:
         self.authorize = authorize
         self._create = create
         self._created = 0
-        self._kept = Kept(), Kept()
+        self._kept = Kept(EVENTS), Kept(LISTS)
         self.shelves: dict[str, Shelf] = {}
         for topic in _checked(topics):
             self.shelves[topic.name] = Shelf(topic, topic.key is not None, *self._kept)
