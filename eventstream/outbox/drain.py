@@ -171,15 +171,15 @@ class Drain:
 
     def _may_go(self, record: Record) -> bool:
         """Whether it may be sent (again); notes that it is."""
-        time = self._clock()
         record.before = record.sent
-        if record.sent is not None and not 0.0 <= time - record.sent < self._sending.dedupe_seconds:
+        now = current_time()
+        if record.sent is not None and now - record.sent >= self._sending.dedupe_seconds:
             if record.expect is None and not self._sending.repeat_unknown:
                 self._settle(record, Outcome("unknown", _DOUBT.format(self._sending.dedupe_seconds)))
                 return False
             record.sent = None
         if record.sent is None:
-            record.sent = time
+            record.sent = now
         return True
 
     async def _reach(self, bus: Reachable, scope: CancelScope) -> None:
@@ -245,8 +245,10 @@ class Drain:
                 self._lanes.land(record)
 
     def _row(self, record: Record) -> tuple[int, str, str, int, float, float | None]:
-        due = 0.0 if record.due in (inf, -inf) else self._clock() + record.due - current_time()
-        return record.number, record.state, record.reason, record.attempts, due, record.sent
+        ahead = self._clock() - current_time()
+        due = 0.0 if record.due in (inf, -inf) else record.due + ahead
+        sent = None if record.sent is None else 0.0 if record.sent == -inf else record.sent + ahead
+        return record.number, record.state, record.reason, record.attempts, due, sent
 
     # Flights.
 
@@ -269,9 +271,8 @@ class Drain:
 
     async def _fly(self, bus: Bus, flights: list[tuple[Record, Body]]) -> None:
         """Until all are answered, or until the bus may forget the ids of one of them."""
-        time = self._clock()
-        first = min(record.sent or time for record, _ in flights)
-        with move_on_after(max(0.0, self._sending.dedupe_seconds - (time - first))):
+        first = min((record.sent for record, _ in flights if record.sent is not None), default=current_time())
+        with move_on_after(first + self._sending.dedupe_seconds - current_time()):
             async with create_task_group() as tasks:
                 for record, body in flights:
                     tasks.start_soon(self._send, bus, record, body)

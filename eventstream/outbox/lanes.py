@@ -37,7 +37,8 @@ class Record:
     Attributes:
         number: Its place in the order of all entries.
         due: When it may be tried; inf: not before something else happens.
-        sent: POSIX seconds of the first attempt whose outcome is not known; None if there is none.
+        sent: When the first attempt whose outcome is not known was made; None if there is none, -inf if that cannot be
+            said any more.
         before: `sent` as it was before the present attempt.
         flying: Whether it was given to the bus, or is about to be, and has no answer.
     """

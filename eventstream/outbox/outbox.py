@@ -163,6 +163,8 @@ class Outbox(AsyncContextManagerMixin):
         for record in stored.records:
             wait = min(record.due - wall, self._sending.retry.cap)  # a clock that was set back makes none longer
             record.due = now + wait if wait > 0 else -inf
+            if record.sent is not None:  # if the clock was set back meanwhile nobody knows how long ago that was
+                record.sent = now - (wall - record.sent) if record.sent <= wall else -inf
             self._lanes.add(record)
             self._number = max(self._number, record.number)
             if record.topic not in self._topics and record.state in ("pending", "held"):
@@ -450,7 +452,8 @@ class Outbox(AsyncContextManagerMixin):
         if record.flying or self._lanes.records.get(id) is not record:
             return  # it goes by itself
         sent = record.sent if record.state in ("pending", "held") else None  # who decides about doubts ends them
-        row = (record.number, "pending", "", record.attempts, 0.0, sent)
+        mark = None if sent is None else max(0.0, sent + self._clock() - current_time())
+        row = (record.number, "pending", "", record.attempts, 0.0, mark)
 
         def work(connection: sqlite3.Connection) -> None:
             file.note(connection, [row])

@@ -82,6 +82,7 @@ TABLE: Final[dict[type[BaseException], Outcome]] = {
     errors.LinkRefused: _RETRY_BUS,
     errors.LinkSilent: _RETRY_BUS,
     errors.BadFrame: _RETRY_BUS,
+    ConnectionRefusedError: Outcome("retry", about_bus=True, refused=True),  # nothing was said to anybody
     OSError: _RETRY_BUS,  # TimeoutError and ConnectionError among them
     Exception: _RETRY,
 }

@@ -6,9 +6,13 @@ dead or half-dead bus is not given a backlog of which nobody would then know wha
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..pipes import Retry
 
 __all__ = ("Pace",)
+
+FIRST: Final = 16  # entries: not one, or the first that gets no answer would hold up all others from the start
 
 
 class Pace:
@@ -25,7 +29,7 @@ class Pace:
     def __init__(self, retry: Retry, most: int) -> None:
         self._retry = retry
         self._most = most
-        self.room: int = 1
+        self.room: int = min(FIRST, most)
         self.failures: int = 0
         self.until: float = float("-inf")
 
