@@ -10,7 +10,9 @@ from eventstream.events import Position
 from eventstream.outbox.outcome import TABLE, Outcome, outcome_of
 
 HERE = Position("life", 3)
-ANSWERS: dict[EventStreamError, tuple[str, bool]] = {  # what a publish can raise: the decision, and whether about the bus
+ANSWERS: dict[
+    EventStreamError, tuple[str, bool]
+] = {  # what a publish can raise: the decision, and whether about the bus
     errors.Conflict("t", "k", 1, 2): ("conflict", False),
     errors.InvalidName("key", "", "is empty"): ("dead", False),
     errors.InvalidPayload("t", "$.a"): ("dead", False),

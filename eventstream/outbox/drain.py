@@ -233,7 +233,8 @@ class Drain:
 
     def _fail(self, error: EventStreamError, changed: dict[int, Record], taken: list[Record]) -> None:
         """The file cannot be written: all is as before, and is tried again."""
-        logger.warning("the outbox sends nothing for now: %s", error)
+        if not self._file_failures:  # once for each trouble, not for each attempt
+            logger.warning("the outbox sends nothing for now: %s", error)
         self.trouble = str(error)
         self._file_failures += 1
         delay = self._sending.retry.delay(self._file_failures, self._random.random())

@@ -187,7 +187,7 @@ def failure(path: Path, error: BaseException) -> Exception:
         kind = 0 if code is None else code & 0xFF
         if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return OutboxUnusable(str(path), "busy", str(error))
-        why = FAULTS.get(kind, "failed" if code is not None else "damaged")
+        why = FAULTS.get(kind, "failed")
         if why == "damaged":
             return OutboxUnusable(str(path), why, str(error))
         return NotStored(str(path), why, str(error))
