@@ -1,4 +1,4 @@
-"""The outbox under any failures, against what must be true: nothing acknowledged is lost, doubled, or out of its order."""
+"""The outbox under any failures: nothing acknowledged is lost, doubled, or out of its order."""
 
 from __future__ import annotations
 

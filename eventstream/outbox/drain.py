@@ -6,7 +6,7 @@ What was noted and has no answer is sent again with the same id, for as long as 
 (`dedupe_seconds` after the first attempt). After that nobody knows: with `expect` it is sent again all the same,
 since a second event would conflict with the first; without it the entry is `unknown`.
 
-    round: [answers] ─┐                             ┌─▶ a task for each: bus.publish ─▶ answers ─▶ next round
+    round: [answers] ─┐                             ┌─▶ flights: bus.publish of each ─▶ answers ─▶ next round
            [take]  ───┴─▶ one commit, loads payloads ┘
 
 If the file fails (a full disk) answers are kept here and written later, and nothing new is sent.
@@ -25,15 +25,16 @@ from anyio import CancelScope, create_task_group, current_time, move_on_after
 from anyio.abc import TaskGroup
 
 from ..codec import TopicCodec
-from ..errors import EventStreamError, InvalidPayload
+from ..errors import EventStreamError
 from ..events import Position
 from ..pipes.signal import Signal
 from . import file
 from .bus import Bus, Reachable
 from .entry import EntryState
+from .flights import Body, Flights
 from .lanes import Lanes, Record
 from .options import Sending
-from .outcome import ACCEPTED, Outcome, outcome_of
+from .outcome import Outcome, outcome_of
 from .pace import Pace
 from .writer import Writer
 
@@ -42,7 +43,6 @@ __all__ = ("Drain", "Told")
 logger = logging.getLogger("eventstream.outbox")
 
 SWEEP: Final = 60.0  # seconds between two looks for entries that are too old
-Body = tuple[bytes | None, dict[str, str]]
 Told = Callable[[Record, EntryState, Position | None], None]
 
 
@@ -86,6 +86,7 @@ class Drain:
         self._file_until = -inf
         self._swept = -inf
         self._wake = Signal()
+        self._flights = Flights(self.codecs, sending.dedupe_seconds, self._answer)
         self._tasks: TaskGroup
 
     # What the outbox says.
@@ -120,6 +121,7 @@ class Drain:
     async def run(self) -> None:
         """Until `stopping` is set and what was under way is answered."""
         async with create_task_group() as self._tasks:
+            self._tasks.start_soon(self._flights.watch)
             while True:
                 await self._round()
                 if self.stopping and not self._lanes.in_flight and not self._unwritten:
@@ -265,41 +267,11 @@ class Drain:
                 flights.append((record, body))
         bus = self._bus
         if flights and bus is not None:
-            self._tasks.start_soon(self._fly, bus, flights)
+            for record, body in flights:
+                self._flights.start(self._tasks, bus, record, body)
         elif flights:  # the bus was taken away meanwhile
             for record, _ in flights:
                 self._settle(record, _TAKEN_AWAY)
-
-    async def _fly(self, bus: Bus, flights: list[tuple[Record, Body]]) -> None:
-        """Until all are answered, or until the bus may forget the ids of one of them."""
-        first = min((record.sent for record, _ in flights if record.sent is not None), default=current_time())
-        with move_on_after(first + self._sending.dedupe_seconds - current_time()):
-            async with create_task_group() as tasks:
-                for record, body in flights:
-                    tasks.start_soon(self._send, bus, record, body)
-
-    async def _send(self, bus: Bus, record: Record, body: Body) -> None:
-        outcome = _UNANSWERED
-        position: Position | None = None
-        try:
-            position = await self._publish(bus, record, body)
-            outcome = ACCEPTED
-        except Exception as error:
-            outcome = outcome_of(error)
-        finally:  # also if it was cancelled: then there is no answer
-            self._answer(record, outcome, position)
-
-    async def _publish(self, bus: Bus, record: Record, body: Body) -> Position:
-        codec = self.codecs[record.topic]
-        payload, headers = body
-        terms: dict[str, Any] = {"expect": record.expect, "id": record.id, "headers": headers or None}
-        if payload is None:
-            return await bus.delete(codec.topic, record.key, **terms)
-        decoded = codec.decode_payload(record.key, payload)
-        key = record.key if codec.topic.key is None and record.key else None
-        if key is None and codec.topic.key_for(decoded) != record.key:
-            raise InvalidPayload(record.topic, f"its key was {record.key!r}, and is another by the present declaration")
-        return await bus.publish(codec.topic, decoded, key=key, **terms)
 
     def _answer(self, record: Record, outcome: Outcome, position: Position | None) -> None:
         if outcome.about_bus:
@@ -351,6 +323,5 @@ class Drain:
 
 
 _LONG: Final = 64  # failures: the bound of the wait is at its cap
-_UNANSWERED: Final = Outcome("retry", "no answer", about_bus=True)
 _TAKEN_AWAY: Final = Outcome("retry", "there is no bus", about_bus=True, refused=True)
 _DOUBT: Final = "no answer came within {:g} s: it may have been accepted; retry sends it again, discard gives it up"

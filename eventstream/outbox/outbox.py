@@ -28,6 +28,7 @@ from ..errors import (
     UnknownEntry,
 )
 from ..events import MAX_INDEX, Position, Topic, check_headers, check_name
+from ..pipes.signal import Signal
 from ..topics import current_waker
 from . import file
 from .bus import Bus
@@ -52,11 +53,12 @@ UNDECLARED: Final = "this outbox does not know the topic's type: declare it"
 class _Arrival:
     """An entry on its way to the disk, and who waits for that."""
 
-    __slots__ = ("done", "error", "record")
+    __slots__ = ("arrived", "error", "record", "waiters")
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        self.done = Event()
+        self.waiters: list[Signal] = []  # mostly one; an `anyio.Event` costs more than all else of an arrival
+        self.arrived = False
         self.error: Exception | None = None
 
 
@@ -109,6 +111,7 @@ class Outbox(AsyncContextManagerMixin):
         self._arriving: dict[str, _Arrival] = {}
         self._arriving_size = 0
         self._number = 0
+        self._name = ""  # of this life of the outbox: with the number it is an id that no other entry anywhere has
         self._accepted = 0
         self._state: Literal["new", "open", "closed"] = "new"
         self._writer: Writer
@@ -160,6 +163,7 @@ class Outbox(AsyncContextManagerMixin):
     def _fill(self, stored: Stored) -> None:
         now, wall = current_time(), self._clock()
         self._shapes = stored.shapes
+        self._name = f"{self._random.getrandbits(96):024x}"
         for record in stored.records:
             wait = min(record.due - wall, self._sending.retry.cap)  # a clock that was set back makes none longer
             record.due = now + wait if wait > 0 else -inf
@@ -197,7 +201,7 @@ class Outbox(AsyncContextManagerMixin):
             key: For a topic without a key function; "" by default.
             expect: As of the bus's `publish`, judged when it gets there. If it fails the entry is a `conflict`.
             id: Names this publish, here and on the bus; while an entry of this id is here, publishing it again keeps
-                nothing. 128 random bits by default.
+                nothing. By default one that no other publish has.
             headers: Texts that travel along; at most 8 KiB together.
 
         Returns:
@@ -246,7 +250,7 @@ class Outbox(AsyncContextManagerMixin):
         _check_expect(expect)
         checked = check_headers(headers)
         if id is None:
-            id = f"{self._random.getrandbits(128):032x}"
+            id = f"{self._name}-{self._number + 1}"
         elif await self._is_kept(check_name("id", id), topic.name, key):
             return id
         extra = sum(len(name) + len(value) for name, value in checked.items()) if checked else 0
@@ -289,7 +293,9 @@ class Outbox(AsyncContextManagerMixin):
         if error is None:
             self._lanes.add(record)
             self._drain.wake()
-        arrival.done.set()
+        arrival.arrived = True
+        for waiter in arrival.waiters:
+            waiter.set()
 
     # Topics and buses.
 
@@ -550,7 +556,12 @@ class Outbox(AsyncContextManagerMixin):
 
 
 async def _settled(arrival: _Arrival) -> str:
-    await arrival.done.wait()
+    if not arrival.arrived:
+        waiter = Signal()
+        arrival.waiters.append(waiter)
+        await waiter.wait()
+    else:
+        await checkpoint()
     if arrival.error is not None:
         raise arrival.error
     return arrival.record.id
