@@ -450,16 +450,15 @@ class BadFrame(EventStreamError, ValueError):
 
 
 class OutboxClosed(EventStreamError):
-    """The outbox is not open, or was to be entered twice. Your fault: use it inside `async with Outbox(...) as outbox`.
+    """The outbox is not open. Your fault: use it inside `async with Outbox(...) as outbox`, once.
 
     What it had is in its file.
     """
 
-    def __init__(self, state: Literal["new", "open", "closed"]) -> None:
+    def __init__(self, state: Literal["new", "closed"]) -> None:
         self.state = state
         texts = {
             "new": "the outbox was not opened: use 'async with outbox'",
-            "open": "the outbox is open already: enter it once",
             "closed": "the outbox is closed; what it had is in its file",
         }
         super().__init__(texts[state])

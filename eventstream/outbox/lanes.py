@@ -230,10 +230,10 @@ class Lanes:
         return iter(()) if lane is None else (other for other in lane.records if other.number > record.number)
 
     def moving(self) -> Iterator[Record]:
-        """The entries that need no person to go on."""
+        """The entries that need nobody's decision or declaration to go on."""
         for lane in self._lanes.values():
             for record in lane.records:
-                if record.state in BLOCKING:
+                if record.state in BLOCKING or record.due == inf:
                     break
                 yield record
 

@@ -40,8 +40,9 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         in_flight: How many entries may be under way at once. More hide a longer way to the bus; all of them are in
             doubt if the way is lost for longer than `dedupe_seconds`.
-        per_key: How many of one key. 1 keeps their order whatever happens. More are faster on a long way with few keys,
-            and keep the order as long as the bus does not refuse one and accept the next (a full disk, changed rights).
+        per_key: How many of one key. 1 keeps their order whatever happens. More are faster on a long way with few keys;
+            they keep the order only with a bus that commits in the order of the calls, and only as long as it does not
+            refuse one and accept the next (a full disk, changed rights).
         retry: The waits between attempts.
         dedupe_seconds: For how long the bus's log remembers ids: an attempt that has no answer is repeated only within
             this time after the first. Give the log a longer memory than your outages, and say it here.

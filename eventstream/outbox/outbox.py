@@ -123,7 +123,7 @@ class Outbox(AsyncContextManagerMixin):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Outbox, None]:
         if self._state != "new":
-            raise OutboxClosed("open" if self._state == "open" else "closed")
+            raise OutboxClosed("closed")
         self._state = "open"
         self._writer = Writer(self._path, self._connect, current_waker())
         failure: BaseException | None = None
@@ -368,7 +368,8 @@ class Outbox(AsyncContextManagerMixin):
         return await self._waiting.wait(id, record)
 
     async def flush(self, timeout: float | None = None) -> int:
-        """Waits until each entry that is here now was accepted, or stands still until somebody decides about it.
+        """Waits until each entry that is here now was accepted, or stands still until somebody decides about it, or
+        declares its topic.
 
         Args:
             timeout: Seconds to wait at most; None: for ever.
