@@ -320,7 +320,7 @@ class Outbox(AsyncContextManagerMixin):
 
     def _declared(self, topic: Topic[T]) -> TopicCodec[T]:
         self._check_open()
-        known = self._drain.codecs.get(topic.name)
+        known = self._drain.codecs.get(topic.name) if isinstance(topic, Topic) else None
         if known is None or known.topic is not topic:
             self._check_declaration(topic)
             if known is None:
