@@ -16,6 +16,7 @@ Each class says whose fault it is and what to do next; what it knows is in attri
     ├── ServerOnly (RuntimeError)         you: what can be done only where the bus itself is
     ├── LimitReached                      you: more of something than the server gives to one client
     ├── Conflict                          another publisher was faster: read again, decide again
+    ├── OutcomeUnknown                    the world: a publish happened or not, and nobody can tell any more
     ├── IndexOrder (ValueError)           you: a given index that does not grow, or was the last there is
     ├── BusClosed                         you: the bus is not running (any more)
     ├── SubscriptionClosed                you: the subscription or view was closed
@@ -70,6 +71,7 @@ __all__ = (
     "OutboxClosed",
     "OutboxFull",
     "OutboxUnusable",
+    "OutcomeUnknown",
     "PayloadTypeError",
     "PipeAbandoned",
     "PipeBroken",
@@ -227,6 +229,25 @@ class Conflict(EventStreamError):
         self.expected = expected
         self.actual = actual
         super().__init__(f"key {key!r} of topic {topic!r} is at index {actual}, not {expected}; nothing was published")
+
+
+class OutcomeUnknown(EventStreamError):
+    """A publish happened once or not at all, and nobody can tell which any more. Nobody's fault: read the topic back.
+
+    Its answer was lost with the connection, and when that was back the server did not remember the ids of publishes
+    far enough back to see whether this one had come. It was not published again, as it might then be there twice. If
+    the topic does not have it, publish again; if it must not be there twice, with `expect`. `seconds` is how long ago
+    it was first said.
+    """
+
+    def __init__(self, topic: str, id: str, seconds: float) -> None:
+        self.topic = topic
+        self.id = id
+        self.seconds = seconds
+        super().__init__(
+            f"whether publish {shown(id)} to topic {topic!r} happened {seconds:.0f} s ago is not known any more: "
+            "read the topic back, and publish again (with expect=) if it is not there"
+        )
 
 
 class IndexOrder(EventStreamError, ValueError):

@@ -14,6 +14,7 @@ ANSWERS: dict[
     EventStreamError, tuple[str, bool]
 ] = {  # what a publish can raise: the decision, and whether about the bus
     errors.Conflict("t", "k", 1, 2): ("conflict", False),
+    errors.OutcomeUnknown("t", "id", 130.0): ("unknown", False),
     errors.InvalidName("key", "", "is empty"): ("dead", False),
     errors.InvalidPayload("t", "$.a"): ("dead", False),
     errors.PayloadTypeError("t", int, "x"): ("dead", False),

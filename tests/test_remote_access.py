@@ -13,10 +13,10 @@ import pytest
 from anyio.streams.tls import TLSListener
 from remote_support import Town, drain, settle, simulated, stranger, take
 
-from eventstream import EARLIEST, EventBus, NotAuthorized, Topic, TopicConflict
+from eventstream import EARLIEST, Append, EventBus, NotAuthorized, NotCompacted, Topic, TopicConflict
 from eventstream.errors import InvalidPayload, LimitReached, UnknownTopic
 from eventstream.remote import Action, Credentials, Grant, RemoteBus, Server, ServerLimits, open_bus
-from eventstream.remote.messages import Goodbye
+from eventstream.remote.messages import Failed, Goodbye, OpenTopic, Publish
 from support import Price
 
 prices = Topic("prices", Price, key="symbol", compacted=True)
@@ -232,6 +232,13 @@ class Test_authorization:
             assert {principal for principal, *_ in asked} == {"alice"}
 
     @simulated
+    async def test_a_batch_of_nothing_is_asked_for_too(self) -> None:
+        """Its answer is the topic's head, which is not for everybody."""
+        async with Town(words, authorize=lambda *_: False).open() as town, stranger(town) as other:
+            await other.say(OpenTopic(1, "words", False, 1024, 65_536), Publish(1, 1, [], "id", form="many"))
+            assert (await other.hear(Failed)).fault.name == "NotAuthorized"
+
+    @simulated
     async def test_a_rule_that_raises_refuses(self, caplog: Any) -> None:
         """And the connection lives on."""
 
@@ -400,6 +407,28 @@ class Test_topics:
                 await bus.publish(Topic("prices", Price, key="symbol"), Price("X", 1.0))
             with pytest.raises(TopicConflict, match="key"):
                 await bus.publish(Topic("words", str, key=str.lower), "a")
+
+    @simulated
+    async def test_a_view_of_a_topic_without_a_state_says_so(self) -> None:
+        """Only the server knows; a mapping of the keys that happened to change would be no state."""
+        keyed = Topic("keyed", Price, key="symbol")
+        async with Town(keyed).open() as town, town.client() as bus:
+            await bus.publish(keyed, Price("X", 1.0))
+            async with bus.view(keyed) as view:
+                await bus.publish(keyed, Price("Y", 1.0))
+                with pytest.raises(NotCompacted, match="cannot view topic 'keyed'"):
+                    await view.ready()
+                assert dict(view) == {}
+
+            @town.bus.snapshot(keyed)
+            async def source(key: str | None, append: Append) -> int:
+                append(Price("X", 1.0))
+                append(Price("Y", 1.0))
+                return 2
+
+            async with bus.view(keyed) as view:
+                await view.ready()
+                assert set(view) == {"X", "Y"}
 
     @simulated
     async def test_a_created_topic_passes_payloads_on(self) -> None:

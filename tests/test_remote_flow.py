@@ -252,7 +252,7 @@ class Test_credit:
                     sent += 1
                 await settle()
                 assert len(await drain(sound)) == 20
-            waiting = max(connection._outgoing._size for connection in town.server._connections)
+            waiting = max(connection._outgoing.size for connection in town.server._connections)
             assert waiting < 256 * 1024 + 128 * 1100
 
 
@@ -290,8 +290,8 @@ class Test_a_pipe_that_has_just_ended:
             for number in range(20):
                 town.bus.publish_nowait(words, f"{number:0100}")
                 await settle()
-            assert bus._outgoing is not None
-            bus._outgoing._pipe._finish(PipeAbandoned("expired"))
+            assert bus._caller._outgoing is not None
+            bus._caller._outgoing._pipe._finish(PipeAbandoned("expired"))
             another = bus.subscribe(words, after=EARLIEST)
             got = [subscription.receive_nowait().payload for _ in range(2)]
             assert got + await take(subscription, 18) == [f"{number:0100}" for number in range(20)]

@@ -245,6 +245,7 @@ class Test_faults:
             errors.LimitReached("topics", 3),
             errors.NotAuthorized("p", "do"),
             errors.NotCompacted("t", "view", "more"),
+            errors.OutcomeUnknown("t", "id", 130.5),
             errors.PositionLost("t", Position("e", 3), "f", 4, 5),
             errors.SlowSubscriber("t", 3, 2),
             errors.SnapshotFailed("t", None, "raised", "x"),

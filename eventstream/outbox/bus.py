@@ -46,7 +46,11 @@ class Bus(Protocol):
 
 @runtime_checkable
 class Reachable(Protocol):
-    """A bus that knows whether it can be reached: nothing is given to it before it can."""
+    """A bus that knows whether it can be reached: nothing is given to it before it can.
+
+    It answers each publish once it can be reached again, if only with `OutcomeUnknown`; so no attempt is given up here,
+    and repeated beside one that is still on its way.
+    """
 
     async def wait_connected(self) -> None:
         """Returns at once while it can be reached; raises if it never will be."""

@@ -176,13 +176,17 @@ class Drain:
         record.before = record.sent
         now = current_time()
         if record.sent is not None and now - record.sent >= self._sending.dedupe_seconds:
-            if record.expect is None and not self._sending.repeat_unknown:
+            if not self._may_repeat(record):
                 self._settle(record, Outcome("unknown", _DOUBT.format(self._sending.dedupe_seconds)))
                 return False
             record.sent = None
         if record.sent is None:
             record.sent = now
         return True
+
+    def _may_repeat(self, record: Record) -> bool:
+        """Whether it may be sent again though it may have been accepted."""
+        return record.expect is not None or self._sending.repeat_unknown
 
     async def _reach(self, bus: Reachable, scope: CancelScope) -> None:
         """Waits until the bus can be reached."""
@@ -293,6 +297,8 @@ class Drain:
             record.sent = record.before  # this attempt committed nothing; one before it may have
             if outcome.decision == "conflict" and record.sent is not None:
                 outcome = Outcome("conflict", f"{outcome.reason}; or it is this entry itself, sent before")
+        if outcome.decision == "unknown" and self._may_repeat(record):
+            outcome = Outcome("retry", outcome.reason)
         due = -inf
         if not outcome.about_bus:
             failures = record.attempts + 1 if outcome.decision == "retry" else _LONG

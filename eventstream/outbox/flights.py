@@ -1,8 +1,9 @@
 """Entries on their way: each is published by a task of its own, and comes back with an outcome.
 
-The tasks are kept and used again, because making one costs as much as a publish. One more looks from time to time
-whether an entry has been under way for so long that the bus may soon forget its id, and cancels that attempt: it has no
-answer then. (A deadline for each would be exact, and cost each entry what an attempt in ten thousand needs.)
+The tasks are kept and used again, because making one costs as much as a publish. For a bus that does not answer by
+itself in the end (see `Reachable`) one more looks from time to time whether an entry has been under way for so long that
+the bus may soon forget its id, and cancels that attempt: it has no answer then. (A deadline for each would be exact, and
+cost each entry what an attempt in ten thousand needs.)
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..codec import TopicCodec
 from ..errors import InvalidPayload
 from ..events import Position
 from ..pipes.signal import Signal
-from .bus import Bus
+from .bus import Bus, Reachable
 from .lanes import Record
 from .outcome import ACCEPTED, Outcome, outcome_of
 
@@ -34,10 +35,11 @@ UNANSWERED: Final = Outcome("retry", "no answer", about_bus=True)
 class _Pilot:
     """One task that publishes."""
 
-    __slots__ = ("called", "record", "scope")
+    __slots__ = ("called", "patient", "record", "scope")
 
     def __init__(self) -> None:
         self.called = Signal()
+        self.patient = False  # because its bus will answer
         self.record: Record | None = None  # under way
         self.scope = CancelScope()
 
@@ -76,7 +78,8 @@ class Flights:
             await sleep(look)
             latest = current_time() + look - self._seconds
             for pilot in self._pilots:
-                if pilot.record is not None and pilot.record.sent is not None and pilot.record.sent <= latest:
+                sent = None if pilot.record is None or pilot.patient else pilot.record.sent
+                if sent is not None and sent <= latest:
                     pilot.scope.cancel()
 
     async def _fly(self, pilot: _Pilot) -> None:
@@ -87,7 +90,7 @@ class Flights:
                         self._idle.append(pilot)
                         await pilot.called.wait()
                     bus, record, body = self._waiting.popleft()
-                    pilot.record = record
+                    pilot.record, pilot.patient = record, isinstance(bus, Reachable)
                     await self._send(bus, record, body)
                     pilot.record = None
             pilot.scope, pilot.record = CancelScope(), None

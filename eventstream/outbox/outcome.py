@@ -55,6 +55,7 @@ _DEAD: Final = Outcome("dead", refused=True)
 TABLE: Final[dict[type[BaseException], Outcome]] = {
     # About the entry.
     errors.Conflict: Outcome("conflict", refused=True),
+    errors.OutcomeUnknown: Outcome("unknown"),
     errors.InvalidName: _DEAD,
     errors.InvalidPayload: _DEAD,
     errors.PayloadTypeError: _DEAD,

@@ -43,6 +43,7 @@ class Pipe(ByteStream):
         self._readable = Signal()
         self._room = Signal()
         self._changed: Event | None = None  # for the rare waits, of any number of tasks; made when somebody waits
+        self._relinked: Event | None = None  # for those who wait for links to come and go, and for nothing else
         self._is_sending = False  # by a task of our program
         self._is_receiving = False
         self._sends = 0  # since other tasks had a turn
@@ -277,6 +278,22 @@ class Pipe(ByteStream):
         await checkpoint()
         await self._wait_link_after(0)
 
+    async def wait_disconnected(self) -> None:
+        """Waits until there is no link, or another one than when this was called. Any number of tasks may wait.
+
+        What was sent is safe all the same: this is for those who want to show it, or to reckon with a delay.
+
+        Raises:
+            ClosedResourceError: if `aclose` is called here.
+            PipeBroken: if the pipe ends before.
+        """
+        links = self._session.links
+        await checkpoint()
+        self._check_open()
+        while self._session.links == links and self._session.state is State.CONNECTED:
+            await self._link_change()
+            self._check_open()
+
     async def force_reconnect(self) -> None:
         """Gives the present link up, healthy or not, and waits until there is a new one (which the dialer makes).
 
@@ -299,11 +316,21 @@ class Pipe(ByteStream):
 
     async def _wait_link_after(self, links: int) -> None:
         while self._session.links <= links or self._session.state is not State.CONNECTED:
-            if self._closed:
-                raise ClosedResourceError
-            if self._session.is_closed:
-                self._raise_end()
-            await self._change()
+            self._check_open()
+            await self._link_change()
+
+    async def _link_change(self) -> None:
+        if self._link is not None:
+            self._link.listen()
+        if self._relinked is None:
+            self._relinked = Event()
+        await self._relinked.wait()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedResourceError
+        if self._session.is_closed:
+            self._raise_end()
 
     async def aclose(self) -> None:
         """Ends the pipe. What was sent still goes to the peer, if there is a link, for at most `linger` seconds.
@@ -369,6 +396,9 @@ class Pipe(ByteStream):
         if self._changed is not None:
             self._changed.set()
             self._changed = None
+        if self._relinked is not None:
+            self._relinked.set()
+            self._relinked = None
 
     async def _change(self) -> None:
         if self._link is not None:

@@ -20,6 +20,7 @@ from anyio import (
     EndOfStream,
     Event,
     create_task_group,
+    current_time,
     move_on_after,
     sleep,
 )
@@ -28,7 +29,7 @@ from anyio.streams.tls import TLSAttribute
 
 from ..bus import EventBus
 from ..codec import TopicCodec
-from ..errors import BadFrame, BusClosed, EventStreamError, LimitReached, NotAuthorized, PipeBroken
+from ..errors import BadFrame, BusClosed, EventStreamError, LimitReached, NotAuthorized, OutcomeUnknown, PipeBroken
 from ..events import EARLIEST, Earliest, Position, Topic
 from ..pipes import Pipe
 from .access import Action, Authenticate, Authorize, Credentials, Grant, ServerLimits
@@ -146,6 +147,7 @@ class Connection:
         self._feedings: dict[int, Feeding] = {}
         self._all_sent = Event()
         self._serving = CancelScope()
+        self._welcomed = 0.0  # when, on the loop's clock
         self._goodbye: Goodbye | None = None  # the last word; None if the client left by itself
         self._tasks: TaskGroup
 
@@ -220,6 +222,7 @@ class Connection:
                 raise BadFrame(f"version {greeting.version} of the bus's protocol; this server speaks {VERSION}")
             grant = await self._known(greeting)
             self.principal = grant.principal
+            self._welcomed = current_time()
             self._outgoing.say(encode(Welcome(VERSION, self._house.limits.message_bytes)))
             return messages, grant
         raise _TooSlow(LimitReached("greeting_seconds", seconds))
@@ -373,11 +376,14 @@ class Connection:
         topic, codec, bus = shelf.topic, shelf.codec, self._house.bus
         if message.form != "many" and len(message.entries) != 1:
             raise BadFrame(f"a publish of one event has {len(message.entries)} entries")
+        self._check_known(topic, message)
         terms: dict[str, Any] = {"id": message.id, "headers": message.headers, "index": message.index}
         if message.form == "delete":
             [(key, _)] = message.entries
             self._check("delete", topic.name, key)
             return await bus.delete(topic, key or "", expect=message.expect, **terms)
+        if not message.entries:  # its answer is the head, which is for those who may publish too
+            self._check("publish", topic.name, None)
         payloads = []
         for key, raw in message.entries:
             payload = codec.decode_payload(key or "", raw)
@@ -390,6 +396,17 @@ class Connection:
                 return bus.publish_nowait(topic, payload, key=given, expect=message.expect, **terms)
             return await bus.publish(topic, payload, key=given, expect=message.expect, **terms)
         return await bus.publish_many(topic, payloads, key=given, **terms)
+
+    def _check_known(self, topic: Topic[Any], message: Publish) -> None:
+        """A publish that comes again is not done unless it can be seen whether it was done before.
+
+        It was first said at most `age` seconds before we welcomed this client, who said it again after that; so the
+        time that these bytes needed to come here, over whatever losses, is counted too.
+        """
+        if message.age:
+            seconds = message.age + current_time() - self._welcomed
+            if seconds > self._house.bus.dedupe_seconds(topic):
+                raise OutcomeUnknown(topic.name, message.id, seconds)
 
     async def _look(self, message: Refresh | Head) -> Position:
         topic = self._shelf(message.topic).topic

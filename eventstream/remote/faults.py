@@ -32,6 +32,7 @@ _BUILDERS: Final[dict[str, tuple[Callable[..., EventStreamError], tuple[str, ...
     "LimitReached": (errors.LimitReached, ("limit", "bound")),
     "NotAuthorized": (errors.NotAuthorized, ("principal", "action")),
     "NotCompacted": (errors.NotCompacted, ("topic", "action", "needs")),
+    "OutcomeUnknown": (errors.OutcomeUnknown, ("topic", "id", "seconds")),
     "PositionLost": (_lost, ("topic", "requested", "epoch", "oldest", "newest")),
     "SlowSubscriber": (errors.SlowSubscriber, ("topic", "lag", "bound")),
     "SnapshotFailed": (errors.SnapshotFailed, ("topic", "key", "why", "detail")),

@@ -23,12 +23,16 @@ BOUND: Final = 256 * 1024  # bytes: enough to fill a pipe's next write
 
 
 class Outgoing:
-    """The queue in front of a pipe."""
+    """The queue in front of a pipe.
+
+    Attributes:
+        size: Bytes that wait in it.
+    """
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._parts: list[bytes] = []
-        self._size = 0
+        self.size: int = 0
         self._some = Signal()
         self._room: Event | None = None
         self._closing = False
@@ -47,7 +51,7 @@ class Outgoing:
                 return
         self._parts += parts
         for part in parts:
-            self._size += len(part)
+            self.size += len(part)
         self._some.set()
 
     async def flush(self) -> None:
@@ -57,11 +61,11 @@ class Outgoing:
     @property
     def is_full(self) -> bool:
         """Whether those who have more to say should wait."""
-        return self._size > BOUND
+        return self.size > BOUND
 
     async def wait_for_room(self) -> None:
         """Returns as soon as it is not full."""
-        while self._size > BOUND:
+        while self.size > BOUND:
             if self._room is None:
                 self._room = Event()
             await self._room.wait()
@@ -79,7 +83,7 @@ class Outgoing:
         """
         while True:
             while self._parts:
-                parts, self._parts, self._size = self._parts, [], 0
+                parts, self._parts, self.size = self._parts, [], 0
                 if self._room is not None:
                     self._room.set()
                     self._room = None

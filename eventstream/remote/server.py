@@ -52,7 +52,8 @@ class Server:
         bus: The bus; it must be running while `serve` does.
         topics: The topics that clients may use, with their types: what a client publishes is validated by them.
         create: Whether clients may use other topics too, whose payloads pass through as they are; a name is theirs from
-            then on.
+            then on. Such a topic retains as many events, and lets its readers fall behind as far, as the first client
+            that uses it has declared; both at most `limits.created_retain`.
         authenticate: Says who a client is, from its token or certificate; without it everybody is welcome.
         authorize: Says what it may do; without it everything.
         limits: What one client gets.

@@ -16,7 +16,7 @@ from weakref import WeakSet
 import anyio
 import msgspec
 
-from ..errors import BusClosed, EventStreamError, PositionLost, SnapshotFailed, SubscriptionClosed
+from ..errors import BusClosed, EventStreamError, NotCompacted, PositionLost, SnapshotFailed, SubscriptionClosed
 from ..events import Event, Position, SnapshotEnd, SnapshotStart
 from ..topics import Subscription
 from .changes import Changes
@@ -122,6 +122,8 @@ class Mirror(Generic[T]):
             elif isinstance(frame, SnapshotEnd):
                 self._swap()
                 self._hold(frame.position)
+            elif self._held is None:  # there is nothing to start from: only a bus elsewhere can find that out so late
+                raise NotCompacted(self.topic, "view", "compacted=True or a source registered with @bus.snapshot")
             else:  # Resumed, Bookmark
                 self._left = None
                 self._hold(frame.position)

@@ -14,7 +14,7 @@ import msgspec
 
 from ..errors import PositionLost, SlowSubscriber, SnapshotFailed
 from ..events import Earliest, Position, ResetReason, Resumed, SnapshotStart
-from ..topics import Cursor, LiveTopic, Waker
+from ..topics import Cursor, Disposal, LiveTopic, Waker
 from .build import Build, Source
 from .cache import Entry, SnapshotCache
 from .chain import Snapshot
@@ -62,6 +62,8 @@ class TopicOpening:
     """Where the readers of one topic start.
 
     Attributes:
+        bound: How many events its readers may be behind.
+        disposal: Frees what they let go of.
         compaction: The topic's state, if it is compacted.
         source: The application's own source, if one is registered.
     """
@@ -75,6 +77,8 @@ class TopicOpening:
         clock: Callable[[], float],
         spawn: Spawn,
     ) -> None:
+        self.bound: int = live.topic.max_lag
+        self.disposal: Disposal = live.disposal
         self.compaction: Compaction | None = None
         self.source: Source | None = None
         self._live = live

@@ -20,7 +20,7 @@ from ..errors import BusClosed, EventStreamError
 from ..events import Position, Topic
 from .buffer import AnyEvent, Segment
 from .channel import Channel
-from .cursor import Chain, Cursor
+from .cursor import Chain, Cursor, Detour
 from .disposal import Disposal
 from .history import History
 from .lock import TopicLock
@@ -122,12 +122,14 @@ class LiveTopic:
         """Starts a life of the history after index `head`; all readers have to start again. In the loop's thread."""
         with self.lock:
             old = self.history.oldest()
+            for channel in (self.whole, *self._channels.values()):
+                channel.laggards.clear()
             self.lock.dropped.append(self._channels)
             self._begin(epoch, head)
             cursors = list(self.cursors)
             for cursor in cursors:
                 cursor.interrupt("refreshed")
-                cursor.channel = cursor.watch = None  # its laggards went with the old buffers
+                cursor.channel = None
         self.disposal.drop(old)
         for cursor in cursors:
             cursor.discard(cursor.settled)
@@ -242,7 +244,7 @@ class LiveTopic:
             cursor.enter(channel, self.history.find(after), after)
         else:
             cursor.enter(self.whole, self.history.find(after), after)
-            cursor.catch_up(self.whole.buffer.end(), (channel, channel.buffer.end(), self.head))
+            cursor.catch_up(Detour(self.whole.buffer.end(), channel, channel.buffer.end(), self.head))
         self._watch(cursor)
 
     def place_in(self, cursor: Cursor, snapshot: Chain) -> None:
@@ -256,9 +258,10 @@ class LiveTopic:
     def switch(self, cursor: Cursor) -> None:
         """A reader has caught up with its key's history and goes on in the key's channel. Takes the lock."""
         with self.lock:
-            if cursor.then is not None:  # it was not interrupted meanwhile
+            detour = cursor.detour
+            if detour is not None:  # it was not interrupted meanwhile
                 self.whole.laggards.discard(cursor)
-                cursor.enter(*cursor.then)
+                cursor.enter(detour.channel, detour.place, detour.after)
                 self._watch(cursor)
 
     def end(self, cursor: Cursor, reason: EventStreamError) -> None:
