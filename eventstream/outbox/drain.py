@@ -271,8 +271,9 @@ class Drain:
                 flights.append((record, body))
         bus = self._bus
         if flights and bus is not None:
+            patient = isinstance(bus, Reachable)
             for record, body in flights:
-                self._flights.start(self._tasks, bus, record, body)
+                self._flights.start(self._tasks, bus, patient, record, body)
         elif flights:  # the bus was taken away meanwhile
             for record, _ in flights:
                 self._settle(record, _TAKEN_AWAY)

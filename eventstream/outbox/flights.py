@@ -1,9 +1,9 @@
 """Entries on their way: each is published by a task of its own, and comes back with an outcome.
 
 The tasks are kept and used again, because making one costs as much as a publish. For a bus that does not answer by
-itself in the end (see `Reachable`) one more looks from time to time whether an entry has been under way for so long that
-the bus may soon forget its id, and cancels that attempt: it has no answer then. (A deadline for each would be exact, and
-cost each entry what an attempt in ten thousand needs.)
+itself in the end (see `Reachable`) one more looks from time to time whether an entry has been under way for so long
+that the bus may soon forget its id, and cancels that attempt: it has no answer then. (A deadline for each would be
+exact, and cost each entry what an attempt in ten thousand needs.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..codec import TopicCodec
 from ..errors import InvalidPayload
 from ..events import Position
 from ..pipes.signal import Signal
-from .bus import Bus, Reachable
+from .bus import Bus
 from .lanes import Record
 from .outcome import ACCEPTED, Outcome, outcome_of
 
@@ -57,13 +57,13 @@ class Flights:
         self._codecs = codecs
         self._seconds = seconds
         self._answer = answer
-        self._waiting: deque[tuple[Bus, Record, Body]] = deque()
+        self._waiting: deque[tuple[Bus, bool, Record, Body]] = deque()
         self._idle: list[_Pilot] = []
         self._pilots: list[_Pilot] = []  # as many as were ever under way at once
 
-    def start(self, tasks: TaskGroup, bus: Bus, record: Record, body: Body) -> None:
-        """Begins to publish an entry."""
-        self._waiting.append((bus, record, body))
+    def start(self, tasks: TaskGroup, bus: Bus, patient: bool, record: Record, body: Body) -> None:
+        """Begins to publish an entry; `patient`: however long the answer takes."""
+        self._waiting.append((bus, patient, record, body))
         if self._idle:
             self._idle.pop().called.set()
             return
@@ -89,8 +89,8 @@ class Flights:
                     while not self._waiting:
                         self._idle.append(pilot)
                         await pilot.called.wait()
-                    bus, record, body = self._waiting.popleft()
-                    pilot.record, pilot.patient = record, isinstance(bus, Reachable)
+                    bus, patient, record, body = self._waiting.popleft()
+                    pilot.record, pilot.patient = record, patient
                     await self._send(bus, record, body)
                     pilot.record = None
             pilot.scope, pilot.record = CancelScope(), None
