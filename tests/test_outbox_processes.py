@@ -170,7 +170,7 @@ async def test_the_offline_story(tmp_path: Path, anyio_backend: str) -> None:
             events = await arrived(address)
         assert proxy.cuts
     assert safe == {*range(EVENTS)}
-    async with Outbox(path) as outbox:
+    async with Outbox(path, topics=[notes]) as outbox:
         here = outbox.entries()
     assert len(here) == int(left[1]) == EVENTS // KEYS
     assert here[0].state == "conflict"

@@ -81,6 +81,9 @@ class Outbox(AsyncContextManagerMixin):
         clock: POSIX seconds, for what lasts over a restart.
         random: For ids and jitter; the system's by default.
         connect: Opens a database, as `sqlite3.connect` does; for tests that let the disk fail.
+
+    Attributes:
+        on_change: As above; may be set at any time.
     """
 
     def __init__(
@@ -100,7 +103,7 @@ class Outbox(AsyncContextManagerMixin):
         self._bus = bus
         self._limits = limits or OutboxLimits()
         self._sending = sending or Sending()
-        self._on_change = on_change
+        self.on_change: OnChange | None = on_change
         self._clock = clock
         self._random = random or SystemRandom()
         self._connect = connect
@@ -527,9 +530,9 @@ class Outbox(AsyncContextManagerMixin):
             self._waiting.stopped(record, state, self._lanes.behind(record))
         elif state in ("dead", "discarded"):
             self._waiting.stopped(record, state, ())
-        if self._on_change is not None:
+        if self.on_change is not None:
             try:
-                self._on_change(record.entry(state))
+                self.on_change(record.entry(state))
             except Exception:
                 logger.exception("on_change failed for entry %s", record.id)
 
