@@ -194,7 +194,7 @@ async def test_a_waiter_is_told_that_the_outbox_was_left(path: Path) -> None:
 
 async def test_what_can_never_be_accepted_is_kept_and_its_key_goes_on(bus: EventBus, path: Path) -> None:
     """It can come back, at its place."""
-    was = Topic("notes", Any)
+    was: Topic[Any] = Topic("notes", Any)
     async with Outbox(path) as outbox:
         bad = await outbox.publish(was, "no dict", key="a")
         await outbox.publish(was, {"n": 2}, key="a")
@@ -312,7 +312,7 @@ async def test_quotas_refuse_what_is_new_and_give_up_nothing(path: Path) -> None
 async def test_what_is_wrong_is_refused_before_it_is_kept(path: Path) -> None:
     async with Outbox(path, topics=[notes]) as outbox:
         with pytest.raises(PayloadTypeError):
-            await outbox.publish(notes, [])  # type: ignore[arg-type]
+            await outbox.publish(notes, [])
         with pytest.raises(InvalidPayload):
             await outbox.publish(notes, {"n": object()})
         with pytest.raises(TopicConflict):

@@ -176,13 +176,13 @@ def test_any_failures(loop: Any, steps: list[Step], seed: int) -> None:
 
 def test_the_check_notices_what_must_not_be() -> None:
     """A model that cannot fail proves nothing."""
-    spoil: list[Callable[[Story], None]] = [
+    spoil: list[Callable[[Story], object]] = [
         lambda story: story.bus.events.pop(),
         lambda story: story.bus.events.append(story.bus.events[0]),
         lambda story: story.bus.events.reverse(),
     ]
 
-    async def play(story: Story, harm: Callable[[Story], None]) -> None:
+    async def play(story: Story, harm: Callable[[Story], object]) -> None:
         async with story._open() as outbox:
             for _ in range(3):
                 await story._publish(outbox, "a", None)

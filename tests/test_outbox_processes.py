@@ -24,7 +24,7 @@ from cli_support import ENVIRONMENT, Stream, server
 
 from eventstream import EARLIEST, Topic
 from eventstream.outbox import Entry, Outbox
-from eventstream.remote import open_bus
+from eventstream.remote import RemoteBus, open_bus
 from eventstream.testing import CuttingProxy
 
 pytestmark = [pytest.mark.may_block, pytest.mark.timeout(1800)]
@@ -102,6 +102,7 @@ def device(*arguments: Any) -> Iterator[Device]:
 async def arrived(url: str) -> list[tuple[str, int]]:
     """The key and number of all events, in order."""
     async with open_bus(url) as bus:
+        assert isinstance(bus, RemoteBus)
         head = (await bus.head(notes)).index
         async with bus.subscribe(notes, after=EARLIEST) as subscription:
             events = [await subscription.receive() for _ in range(head)]

@@ -222,8 +222,8 @@ def read_all(connection: sqlite3.Connection, path: Path) -> Stored:
         name: Shape(name, bool(keyed), bool(compacted), retain, max_lag)
         for name, keyed, compacted, retain, max_lag in connection.execute("SELECT * FROM topics")
     }
-    pause = connection.execute("SELECT failures, until FROM pause").fetchone() or (0, 0.0)
-    return Stored(records, shapes, *pause)
+    failures, until = connection.execute("SELECT failures, until FROM pause").fetchone() or (0, 0.0)
+    return Stored(records, shapes, int(failures), float(until))
 
 
 def load(

@@ -19,23 +19,21 @@ from anyio.lowlevel import checkpoint
 
 from ..codec import Keyed, TopicCodec
 from ..errors import (
-    InvalidName,
     InvalidPayload,
     NotCompacted,
     OutboxClosed,
-    OutboxFull,
     TopicConflict,
     UnknownEntry,
 )
-from ..events import MAX_INDEX, Position, Topic, check_headers, check_name
-from ..pipes.signal import Signal
+from ..events import Position, Topic, check_name
 from ..topics import current_waker
 from . import file
 from .bus import Bus
 from .drain import Drain
 from .entry import STATES, Content, Entry, EntryState, OnChange, OutboxStatistics
 from .file import Shape, Stored
-from .lanes import ABOUT, Lanes, Record
+from .keeping import Keeping, check_expect
+from .lanes import Lanes, Record
 from .options import OutboxLimits, Sending
 from .waiting import Flush, Waiting
 from .writer import Writer
@@ -48,18 +46,6 @@ logger = logging.getLogger("eventstream.outbox")
 
 LINGER: Final = 2.0  # seconds that leaving waits for answers, so that nothing is left in doubt that need not be
 UNDECLARED: Final = "this outbox does not know the topic's type: declare it"
-
-
-class _Arrival:
-    """An entry on its way to the disk, and who waits for that."""
-
-    __slots__ = ("arrived", "error", "record", "waiters")
-
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self.waiters: list[Signal] = []  # mostly one; an `anyio.Event` costs more than all else of an arrival
-        self.arrived = False
-        self.error: Exception | None = None
 
 
 class Outbox(AsyncContextManagerMixin):
@@ -111,14 +97,11 @@ class Outbox(AsyncContextManagerMixin):
         self._shapes: dict[str, Shape] = {}
         self._lanes = Lanes(self._sending.per_key)
         self._waiting = Waiting()
-        self._arriving: dict[str, _Arrival] = {}
-        self._arriving_size = 0
-        self._number = 0
-        self._name = ""  # of this life of the outbox: with the number it is an id that no other entry anywhere has
         self._accepted = 0
         self._state: Literal["new", "open", "closed"] = "new"
         self._writer: Writer
         self._drain: Drain
+        self._keeping: Keeping
         for topic in topics:
             self._check_declaration(topic)
             self._topics[topic.name] = topic
@@ -166,16 +149,16 @@ class Outbox(AsyncContextManagerMixin):
     def _fill(self, stored: Stored) -> None:
         now, wall = current_time(), self._clock()
         self._shapes = stored.shapes
-        self._name = f"{self._random.getrandbits(96):024x}"
         for record in stored.records:
             wait = min(record.due - wall, self._sending.retry.cap)  # a clock that was set back makes none longer
             record.due = now + wait if wait > 0 else -inf
             if record.sent is not None:  # if the clock was set back meanwhile nobody knows how long ago that was
                 record.sent = now - (wall - record.sent) if record.sent <= wall else -inf
             self._lanes.add(record)
-            self._number = max(self._number, record.number)
             if record.topic not in self._topics and record.state in ("pending", "held"):
                 self._lanes.hold(record, UNDECLARED)
+        number = stored.records[-1].number if stored.records else 0
+        self._keeping = Keeping(self._lanes, self._drain, self._writer, self._limits, self._clock, self._random, number)
         self._drain.go_on(stored.failures, stored.until)
         for topic in self._topics.values():
             self._know(topic)
@@ -220,7 +203,7 @@ class Outbox(AsyncContextManagerMixin):
         """
         codec = self._declared(topic)
         found = topic.key_for(payload, key)
-        return await self._keep(topic, found, codec.encode_payload(payload), expect, id, headers)
+        return await self._keeping.keep(topic.name, found, codec.encode_payload(payload), (expect, id, headers))
 
     async def delete(
         self,
@@ -239,66 +222,7 @@ class Outbox(AsyncContextManagerMixin):
         self._declared(topic)
         if not topic.compacted:
             raise NotCompacted(topic.name, "delete from", "compacted=True")
-        return await self._keep(topic, check_name("key", key), None, expect, id, headers)
-
-    async def _keep(
-        self,
-        topic: Topic[Any],
-        key: str,
-        payload: bytes | None,
-        expect: int | None,
-        id: str | None,
-        headers: Mapping[str, str] | None,
-    ) -> str:
-        _check_expect(expect)
-        checked = check_headers(headers)
-        if id is None:
-            id = f"{self._name}-{self._number + 1}"
-        elif await self._is_kept(check_name("id", id), topic.name, key):
-            return id
-        extra = sum(len(name) + len(value) for name, value in checked.items()) if checked else 0
-        size = ABOUT + len(id) + len(topic.name) + len(key) + len(payload or b"") + extra
-        self._check_room(size)
-        self._number += 1
-        record = Record(self._number, id, topic.name, key, queued=self._clock(), size=size, expect=expect)
-        arrival = self._arriving[id] = _Arrival(record)
-        self._arriving_size += size
-        self._writer.insert(file.row_of(record, payload, checked), lambda _, error: self._arrived(arrival, error))
-        return await _settled(arrival)
-
-    async def _is_kept(self, id: str, topic: str, key: str) -> bool:
-        """Whether this publish was made before, as far as we know."""
-        arrival = self._arriving.get(id)
-        leaving = self._drain.leaving.get(id)
-        record = arrival.record if arrival else leaving[0] if leaving else self._lanes.records.get(id)
-        if record is None:
-            return False
-        if (record.topic, record.key) != (topic, key):
-            raise InvalidName("id", id, "is that of an entry of another topic or key")
-        await checkpoint()
-        if arrival is not None:
-            await _settled(arrival)
-        return True
-
-    def _check_room(self, size: int) -> None:
-        limits = self._limits
-        if len(self._lanes.records) + len(self._arriving) >= limits.entries:
-            raise OutboxFull("entries", limits.entries)
-        if self._lanes.size + self._arriving_size + size > limits.bytes:
-            raise OutboxFull("bytes", limits.bytes)
-
-    def _arrived(self, arrival: _Arrival, error: Exception | None) -> None:
-        """The disk has it, or has failed. Called also if nobody waits for that any more."""
-        record = arrival.record
-        del self._arriving[record.id]
-        self._arriving_size -= record.size
-        arrival.error = error
-        if error is None:
-            self._lanes.add(record)
-            self._drain.wake()
-        arrival.arrived = True
-        for waiter in arrival.waiters:
-            waiter.set()
+        return await self._keeping.keep(topic.name, check_name("key", key), None, (expect, id, headers))
 
     # Topics and buses.
 
@@ -323,7 +247,7 @@ class Outbox(AsyncContextManagerMixin):
 
     def _declared(self, topic: Topic[T]) -> TopicCodec[T]:
         self._check_open()
-        known = self._drain.codecs.get(topic.name) if isinstance(topic, Topic) else None
+        known = self._drain.codecs.get(getattr(topic, "name", ""))  # what is no topic is told so below
         if known is None or known.topic is not topic:
             self._check_declaration(topic)
             if known is None:
@@ -457,7 +381,7 @@ class Outbox(AsyncContextManagerMixin):
             return
         record = self._known(id)
         index = record.expect if expect == "same" else None if expect == "any" else expect
-        _check_expect(index)
+        check_expect(index)
         await checkpoint()
         if record.flying or self._lanes.records.get(id) is not record:
             return  # it goes by itself
@@ -557,23 +481,6 @@ class Outbox(AsyncContextManagerMixin):
     def _check_open(self) -> None:
         if self._state != "open":
             raise OutboxClosed(self._state)
-
-
-async def _settled(arrival: _Arrival) -> str:
-    if not arrival.arrived:
-        waiter = Signal()
-        arrival.waiters.append(waiter)
-        await waiter.wait()
-    else:
-        await checkpoint()
-    if arrival.error is not None:
-        raise arrival.error
-    return arrival.record.id
-
-
-def _check_expect(expect: object) -> None:
-    if expect is not None and (not isinstance(expect, int) or isinstance(expect, bool) or not 0 <= expect <= MAX_INDEX):
-        raise ValueError(f"expect must be a whole number from 0 to 2**63 - 1, not {expect!r}")
 
 
 def _log_failure(_: None, error: Exception | None) -> None:
