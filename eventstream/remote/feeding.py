@@ -15,7 +15,6 @@ from anyio.abc import TaskStatus
 
 from ..errors import BusClosed, EventStreamError, LimitReached
 from ..events import Bookmark, Event, Resumed, SnapshotStart
-from ..pipes.signal import Signal
 from ..topics import Subscription
 from .faults import to_fault
 from .messages import MAX_MESSAGE, Ended, Fault, Mark, encode, events_head
@@ -58,7 +57,6 @@ class Feeding:
         self._credit = credit
         self._outgoing = outgoing
         self._alone = alone
-        self._written = Signal()
 
     def grant(self, size: int) -> None:
         """The client has room for so many more bytes."""
@@ -88,8 +86,10 @@ class Feeding:
                 if waited_for:
                     waited_for = False
                     task_status.started()
-                if not self._subscription.lag and (len(item) > 1 if isinstance(item, list) else True):
-                    await self._outgoing.gather(self._written)
+                if isinstance(item, list) and len(item) > 1 and not self._subscription.lag:
+                    # It has caught up with a publisher of many: what comes while they are written goes together. What
+                    # came alone is followed by nothing, as a rule, and a task more would wake for it.
+                    await self._outgoing.gather()
                 while self._credit <= 0 and await self._subscription.hold():
                     pass
         except BusClosed:
