@@ -25,6 +25,11 @@ Each class says whose fault it is and what to do next; what it knows is in attri
     ├── SlowSubscriber                    you: the reader fell behind its bound, and there is no snapshot
     ├── SubscriptionReset                 the world: forget what you know, a snapshot follows
     ├── SnapshotFailed                    the source: it failed, hung, or broke its promise (temporary)
+    ├── LogError                          the file in which a log keeps its events
+    │   ├── LogInUse                      you: another process, or another log of this one, has the file open
+    │   ├── LogRefused                    the file: not a log, damaged, or of a newer version
+    │   ├── LogFull                       the disk: no room for what was to be published (temporary)
+    │   └── LogFailed                     the disk: it could not be read or written (temporary)
     ├── PipeBroken (BrokenResourceError)  the world: this backed pipe has ended, and not cleanly
     │   ├── ResumeRefused                 the peer: it cannot, or will not, go on with this pipe
     │   ├── PipeClosed                    the peer: it closed the pipe before everything was said
@@ -63,6 +68,11 @@ __all__ = (
     "LimitReached",
     "LinkRefused",
     "LinkSilent",
+    "LogError",
+    "LogFailed",
+    "LogFull",
+    "LogInUse",
+    "LogRefused",
     "NotAuthorized",
     "NotCompacted",
     "NotAccepted",
@@ -367,6 +377,81 @@ class SnapshotFailed(EventStreamError):
         self.detail = detail
         of_key = "" if key is None else f", key {key!r}"
         super().__init__(f"the snapshot of topic {topic!r}{of_key} failed ({why}): {detail}")
+
+
+class LogError(EventStreamError):
+    """Something about the file in which a log keeps its events. What, and whose fault it is, its subclasses say."""
+
+    path: str
+
+    @property
+    def name(self) -> str:
+        """The file's name alone: what another process may be told."""
+        return self.path.replace("\\", "/").rpartition("/")[2]
+
+
+class LogInUse(LogError):
+    """A log's file has an owner already. Your fault: one process at a time; others connect to it over the network.
+
+    `owner` is that process's id, 0 if it cannot be told. The lock goes when that process ends, however it ends.
+    """
+
+    def __init__(self, path: str, owner: int = 0) -> None:
+        self.path = path
+        self.owner = owner
+        who = f"process {owner}" if owner else "another process"
+        super().__init__(f"{path} is in use by {who}: close it there, or connect to that process over the network")
+
+
+class LogRefused(LogError):
+    """A file is not opened as a log. Nothing in it was changed.
+
+    `why` is `foreign` (it is something else: give another path), `newer` (a later version of eventstream wrote it:
+    update), `damaged` (it is torn or corrupt: restore a backup, or export what can be read) or `unreachable` (its
+    directory is missing, or you may not write there).
+    """
+
+    def __init__(self, path: str, why: str, detail: str) -> None:
+        self.path = path
+        self.why = why
+        self.detail = detail
+        advice = {
+            "foreign": "give the path of a log, or of a file that does not exist yet",
+            "newer": "update eventstream, or give another path",
+            "damaged": "restore a backup, or save what can be read with 'eventstream log export'",
+            "unreachable": "create the directory, or make it writable",
+        }
+        super().__init__(f"{path}: {detail}; {advice.get(why, 'look at the file')}. Nothing in it was changed")
+
+
+class LogFull(LogError):
+    """The disk, or the file by its own bound, has no room. What was to be published was not.
+
+    Nobody's fault: make room, then publish again. The log goes on by itself as soon as there is room.
+    """
+
+    temporary = True
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path}: there is no room for this event; nothing was published. Make room, then publish again"
+        )
+
+
+class LogFailed(LogError):
+    """The disk could not be read or written. Nobody's fault, mostly the disk's: look at `why`.
+
+    What was to be published cannot be read now. If the process ends before anything else is published, it may be there
+    after the next start: publish again with the same `id`, which makes one event of both.
+    """
+
+    temporary = True
+
+    def __init__(self, path: str, why: str) -> None:
+        self.path = path
+        self.why = why
+        super().__init__(f"{path}: {why}; look at the disk, then publish again with the same id")
 
 
 class PipeBroken(EventStreamError, BrokenResourceError):

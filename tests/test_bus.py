@@ -400,9 +400,11 @@ class Test_the_face:
         assert {name for name in names if not ismodule(getattr(eventstream, name))} == {
             "EARLIEST", "Append", "Bookmark", "BusClosed", "BusStatistics", "CacheStatistics", "Conflict", "Event",
             "EventBus", "EventStreamError", "Frame", "Handler", "IndexOrder", "InvalidName", "InvalidPayload",
-            "InvalidPosition", "LimitReached", "Log", "MemoryLog", "NotAuthorized", "NotCompacted",
+            "InvalidPosition", "LimitReached", "Log", "LogError", "LogFailed", "LogFull", "LogInUse", "LogRefused",
+            "MemoryLog", "NotAuthorized", "NotCompacted",
             "NowaitUnsupported", "OnError", "OutcomeUnknown", "PayloadTypeError", "Position", "PositionLost",
-            "Reentered", "RemoteBus", "ResetReason", "Resumed", "Server", "ServerOnly", "SlowSubscriber",
+            "Reentered", "RemoteBus", "ResetReason", "Resumed", "Retention", "SQLiteLog", "Server", "ServerOnly",
+            "SlowSubscriber",
             "SnapshotEnd", "SnapshotFailed", "SnapshotOptions", "SnapshotStart", "Source", "Subscription",
             "SubscriptionClosed", "SubscriptionReset", "SubscriptionStatistics", "Topic", "TopicConflict",
             "TopicStatistics", "UnknownTopic", "View", "ViewStatistics", "open_bus",

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.may_block, pytest.mark.timeout(1800)]
 KILLS = int(os.environ.get("OUTBOX_KILLS", "10"))
 EVENTS = int(os.environ.get("OUTBOX_EVENTS", "1200"))
 KEYS = 10
-notes: Topic[Any] = Topic("notes", dict, retain=1_000_000)
+notes: Topic[Any] = Topic("notes", dict, retain=1_000_000, max_lag=1_000_000)
 
 DEVICE = """
 import sys, anyio
@@ -40,7 +40,7 @@ from eventstream import Topic
 from eventstream.outbox import Outbox
 from eventstream.remote import open_bus
 
-notes = Topic("notes", dict, retain=1_000_000)
+notes = Topic("notes", dict, retain=1_000_000, max_lag=1_000_000)
 path, url, first, last, keys = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 
 async def publish(outbox, key):

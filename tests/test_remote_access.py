@@ -32,6 +32,17 @@ async def by_token_slowly(credentials: Credentials) -> Grant | None:
     return by_token(credentials)
 
 
+class Told(logging.Handler):
+    """What was logged, with its tracebacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += logging.Formatter().format(record)
+
+
 class Test_authentication:
     @pytest.mark.parametrize("authenticate", [by_token, by_token_slowly])
     @simulated
@@ -82,6 +93,24 @@ class Test_authentication:
             with caplog.at_level(logging.CRITICAL, "eventstream.remote"):
                 await bus.wait_connected()
             assert not failures
+
+    @simulated
+    async def test_what_authenticate_gives_has_to_be_a_grant(self) -> None:
+        """Else its author is told in the log, and the client comes again."""
+        answers: list[Any] = ["alice", Grant("alice")]
+        logger = logging.getLogger("eventstream.remote")
+        async with (
+            Town(words, authenticate=lambda _: answers.pop(0)).open() as town,
+            town.client(token="alice") as bus,
+        ):
+            told = Told()
+            logger.addHandler(told)
+            try:
+                await bus.wait_connected()
+            finally:
+                logger.removeHandler(told)
+            assert not answers
+            assert "authenticate gave 'alice', not a Grant or None" in told.text
 
     @simulated
     async def test_who_raises_NotAuthorized_refuses(self) -> None:

@@ -7,7 +7,7 @@ the path of an event but checks: a publish goes to the log, the log appends to t
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random, SystemRandom
 from threading import RLock, get_ident
@@ -21,7 +21,7 @@ from anyio.lowlevel import checkpoint
 from ..errors import BusClosed, NotAuthorized, NotCompacted, NowaitUnsupported, TopicConflict
 from ..events import Earliest, Event, Position, Topic, check_name
 from ..logs import Entries, Log, MemoryLog, NowaitLog, Terms
-from ..snapshots import Build, Mirrors, SnapshotCache, SnapshotOptions, Source, TopicOpening, View
+from ..snapshots import Mirrors, SnapshotCache, SnapshotOptions, Source, TopicOpening, View
 from ..topics import LiveTopic, Subscription, Waker, current_waker
 from .arguments import check_after, check_filter, terms
 from .handlers import Handler, Handlings, OnError
@@ -461,13 +461,7 @@ class EventBus:
         self._log.attach(room.live)
         return room
 
-    def _spawn(self, opening: TopicOpening, build: Build, source: Source) -> None:
-        async def run() -> None:
-            try:
-                await build.run(source, self._options.timeout)
-            finally:
-                opening.finished(build)
-
+    def _spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._running().start_soon(run, name="eventstream snapshot")
 
     def _check_open(self) -> None:

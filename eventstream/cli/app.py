@@ -15,6 +15,7 @@ from .demo import Options
 from .demo import run as run_demo
 from .links import Link, Positive
 from .listening import Certificates
+from .log import log
 from .look import snapshot as run_snapshot
 from .look import topics as run_topics
 from .outbox import discard as run_discard
@@ -42,6 +43,9 @@ app: App = App(
 )
 
 
+app.command(log)
+
+
 def call(arguments: list[str]) -> int | None:
     """Runs the command that the arguments name; returns its exit code."""
     try:
@@ -66,7 +70,8 @@ def serve(
     """Run a bus that other programs publish to and read from, until Ctrl-C or SIGTERM.
 
     It prints the addresses when it is ready. The first signal lets it say goodbye to its clients, the second ends it at
-    once. What was published is kept in memory: clients of a restarted server are told that its history began anew.
+    once. What was published is kept in memory, and clients of a restarted server are told that its history began anew;
+    or in a file, and then they go on where they were.
 
     Parameters
     ----------
@@ -74,9 +79,10 @@ def serve(
         Where: tcp://HOST:PORT (port 0 is any that is free), tls://HOST:PORT or unix:///PATH. May be repeated.
     config:
         A TOML file with topics: [[topics]] with name, and compacted, keyed, retain, max_lag if not as usual. Clients
-        may make other topics.
+        may make other topics. [jwt] lets in who shows a JSON Web Token: keys (a file with PEM, JWKS or a secret),
+        algorithms, issuer, audience, and principal, permissions, leeway if not as usual.
     log:
-        Where events are kept. In this version memory:// alone.
+        Where events are kept: memory://, or sqlite:///PATH for a file.
     token_file:
         A file with the token that clients have to show; without it everybody may come in.
     cert:

@@ -7,7 +7,16 @@ from contextlib import suppress
 from random import Random
 from typing import Final
 
-from anyio import ClosedResourceError, EndOfStream, Event, create_task_group, current_time, move_on_after, sleep
+from anyio import (
+    ClosedResourceError,
+    EndOfStream,
+    Event,
+    WouldBlock,
+    create_task_group,
+    current_time,
+    move_on_after,
+    sleep,
+)
 
 from ..errors import EventStreamError, NotAuthorized, PipeAbandoned, PipeBroken, ReconnectFailed, ResumeRefused
 from ..pipes import BackedPipe, Reconnector, Retry
@@ -19,6 +28,7 @@ __all__ = ("Caller", "Token")
 
 Token = str | Callable[[], str | Awaitable[str]] | None
 
+CHUNK: Final = 256 * 1024  # bytes that are heard before other tasks get a turn
 LINGER: Final = 2.0  # seconds that saying goodbye may take
 LASTING: Final = 1.0  # seconds after which a connection that was accepted has proved to be none that fails at once
 
@@ -143,5 +153,18 @@ class Caller:
         decoder = MessageDecoder()
         hear = self._conversation.hear
         while True:
-            for message in decoder.feed(await pipe.receive(262_144)):
-                hear(message)
+            chunk = await pipe.receive(CHUNK)
+            heard = 0
+            while chunk:
+                for message in decoder.feed(chunk):
+                    hear(message)
+                heard += len(chunk)
+                chunk = _more(pipe) if heard < CHUNK else b""
+
+
+def _more(pipe: BackedPipe) -> bytes:
+    """What has come already, in as many pieces as it was sent in: a turn of the event loop for each is too much."""
+    try:
+        return pipe.receive_nowait(CHUNK)
+    except (WouldBlock, EndOfStream, ClosedResourceError, PipeBroken):  # whatever it is, `receive` will tell
+        return b""

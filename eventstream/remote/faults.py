@@ -30,6 +30,8 @@ _BUILDERS: Final[dict[str, tuple[Callable[..., EventStreamError], tuple[str, ...
     "InvalidPayload": (errors.InvalidPayload, ("topic", "why")),
     "InvalidPosition": (errors.InvalidPosition, ("text",)),
     "LimitReached": (errors.LimitReached, ("limit", "bound")),
+    "LogFailed": (errors.LogFailed, ("name", "why")),
+    "LogFull": (errors.LogFull, ("name",)),
     "NotAuthorized": (errors.NotAuthorized, ("principal", "action")),
     "NotCompacted": (errors.NotCompacted, ("topic", "action", "needs")),
     "OutcomeUnknown": (errors.OutcomeUnknown, ("topic", "id", "seconds")),

@@ -14,6 +14,7 @@ Where a cursor can stand, in this order:
 
     snapshot's chain ──end──▶ splice ──▶ live channel           (`snapshot` set, `mark` after it)
     history, filtered by key ──`detour`──▶ key's channel  (resume of one key)
+    pages of what a log keeps ──`detour`──▶ live channel  (resume from further back than memory)
     live channel                                                (`plain`: the fast path)
 """
 
@@ -32,7 +33,7 @@ from .disposal import Disposal
 from .laggards import Watch
 from .parking import Spot, Waker
 
-__all__ = ("Chain", "Cursor", "Detour", "Guide", "Mark", "Select", "Step")
+__all__ = ("Chain", "Cursor", "Detour", "Guide", "Mark", "Pages", "Select", "Step")
 
 Select: TypeAlias = Callable[[list[AnyEvent]], list[AnyEvent]]
 Mark: TypeAlias = Resumed | SnapshotStart | SnapshotEnd | Bookmark
@@ -91,7 +92,21 @@ class Guide(Protocol):
         """
 
     def switch(self, cursor: Cursor) -> None:
-        """Leads a cursor that caught up with its key's history to where its detour ends."""
+        """Leads a cursor on that came to the end of its detour."""
+
+
+class Pages(Protocol):
+    """The way of a reader that is further back than memory: what a log reads for it, page by page.
+
+    Attributes:
+        until: Where its present page ends; None while there is none.
+    """
+
+    until: Place | None
+
+    def behind(self, seen: int) -> int:
+        """How many events are published and not handed out, if `seen` of those that it brought were."""
+        ...
 
 
 class Cursor:
@@ -105,7 +120,7 @@ class Cursor:
         rest: What remains of the chunk; whoever reads next takes from here. Set with it, by who reads one by one.
         index: The index up to which everything was handed out when the present chunk was taken.
         channel: Where it is watched for lag; None while it refers to nothing.
-        detour: How it gets to its key's channel, while it catches up with the key's history.
+        detour: How it gets to its channel, while it catches up with history.
         pending: What to tell the reader before anything else.
         wants_bookmarks: Whether it is read by frames.
         bookmark_due: Whether such a reader should be told its position at the next chance.
@@ -141,7 +156,7 @@ class Cursor:
         self.delivered: int = 0
         self.resets: int = 0
         self.pending: Mark | None = None
-        self.detour: Detour | None = None
+        self.detour: Detour | Pages | None = None
         self.channel: Channel | None = None
         self.watch: Watch | None = None
         self.interrupted: ResetReason | None = None
@@ -161,7 +176,7 @@ class Cursor:
 
     # Entering a chain, in the reader's thread, under the topic's lock.
 
-    def enter(self, channel: Channel, place: Place, after: int) -> None:
+    def enter(self, channel: Channel | None, place: Place, after: int) -> None:
         """Stands at a place; everything up to index `after` counts as handed out."""
         self._segment, self._offset = place
         self.spot.lot = place[0].lot
@@ -171,8 +186,8 @@ class Cursor:
         self._allowance = UNKNOWN
         self._plain = self._select is None and self.pending is None and not self._mark
 
-    def catch_up(self, detour: Detour) -> None:
-        """What was entered is the whole topic's history: read it, filtered by key, as far as needed."""
+    def catch_up(self, detour: Detour | Pages) -> None:
+        """What was entered is history: read it, filtered by key, as far as needed."""
         self.detour = detour
         self._plain = False
 
@@ -294,7 +309,7 @@ class Cursor:
             events = events[bisect_right(events, mark, key=INDEX) :]
             if events:
                 mark = 0
-        if until is not None:
+        if until is not None and self.key is not None:
             events = [event for event in events if event.key == self.key]
         if self._select is not None and events:
             events = self._select(events)
@@ -379,7 +394,8 @@ class Cursor:
         """How many events were published and not handed out, a snapshot's own included."""
         channel = self.channel
         if channel is None:
-            return self._overtaken
+            detour = self.detour
+            return self._overtaken if detour is None or isinstance(detour, Detour) else detour.behind(self._seen())
         behind = channel.buffer.count - self._seen()
         if self._snapshot is not None:
             behind += self._snapshot.buffer.count - self._segment.start - self._offset

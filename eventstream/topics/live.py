@@ -25,6 +25,7 @@ from .disposal import Disposal
 from .history import History
 from .lock import TopicLock
 from .parking import Waker
+from .past import Past
 
 __all__ = ("Care", "LiveTopic", "TopicStatistics")
 
@@ -34,7 +35,7 @@ class StateOfKeys(Protocol):
 
     def observe(self, events: list[AnyEvent], dropped: list[object]) -> None: ...
 
-    def clear(self) -> object: ...
+    def clear(self, partial: bool) -> object: ...
 
     def state(self, key: str | None) -> list[AnyEvent]: ...
 
@@ -57,7 +58,7 @@ class TopicStatistics(msgspec.Struct, frozen=True):
 
     Attributes:
         head: The position of its newest event.
-        floor: The oldest index that can be resumed from.
+        floor: The oldest index that can be resumed from, from memory or from the log.
         published: Events appended in this epoch.
         retained: Events that can be resumed through.
         subscribers: Open subscriptions.
@@ -88,12 +89,13 @@ class LiveTopic:
         horizon: The greatest index that any snapshot spoke for: a source may be ahead of the bus for a moment, and
             who resumes from what it said must not be taken for a stranger.
         closed: Whether the bus has closed: nothing is appended any more.
+        past: What the log keeps further back than memory; None if that is nothing. Set by the log.
         compaction: Told of each batch, under the lock, before it can be read; asked for the state of all keys.
     """
 
     __slots__ = (
         "_bookmarked", "_care", "_channels", "_fading", "_waker", "closed", "compaction", "cursors", "disposal",
-        "epoch", "grown", "head", "history", "horizon", "lagged", "lock", "topic", "whole",
+        "epoch", "grown", "head", "history", "horizon", "lagged", "lock", "past", "topic", "whole",
     )  # fmt: skip
 
     epoch: str
@@ -107,6 +109,7 @@ class LiveTopic:
         self.lock: TopicLock = TopicLock(topic.name)
         self.closed: bool = False
         self.disposal: Disposal = disposal
+        self.past: Past | None = None
         self.compaction: StateOfKeys | None = None
         self.cursors: dict[Cursor, None] = {}
         self.lagged: int = 0
@@ -153,7 +156,7 @@ class LiveTopic:
         self.whole = Channel(self._waker)
         self.history = History(self.whole.buffer, self.topic.retain, head)
         if self.compaction is not None:
-            self.lock.dropped.append(self.compaction.clear())
+            self.lock.dropped.append(self.compaction.clear(self.past is not None and head > 0))
         self._channels = {key: Channel(self._waker, old.readers) for key, old in self._channels.items()}
 
     # Writing, under the lock.
@@ -213,6 +216,12 @@ class LiveTopic:
     # Placing readers, under the lock.
 
     @property
+    def floor(self) -> int:
+        """The oldest index that can be resumed from, from memory or from the log."""
+        floor = self.history.floor
+        return floor if self.past is None else min(floor, self.past.floor)
+
+    @property
     def position(self) -> Position:
         """The head, with its epoch."""
         return Position(self.epoch, self.head)
@@ -259,7 +268,7 @@ class LiveTopic:
         """A reader has caught up with its key's history and goes on in the key's channel. Takes the lock."""
         with self.lock:
             detour = cursor.detour
-            if detour is not None:  # it was not interrupted meanwhile
+            if isinstance(detour, Detour):  # it was not interrupted meanwhile
                 self.whole.laggards.discard(cursor)
                 cursor.enter(detour.channel, detour.place, detour.after)
                 self._watch(cursor)
@@ -317,9 +326,9 @@ class LiveTopic:
         with self.lock:
             return TopicStatistics(
                 head=self.position,
-                floor=self.history.floor,
+                floor=self.floor,
                 published=self.whole.buffer.count,
-                retained=len(self.history),
+                retained=len(self.history) if self.past is None else max(len(self.history), self.past.retained),
                 subscribers=len(self.cursors),
                 keys=len(self._channels),
                 lag=max((cursor.lag for cursor in self.cursors), default=0),

@@ -374,10 +374,10 @@ class Subscription(Generic[T]):
 
     def _bookmark(self) -> Bookmark | None:
         cursor = self._cursor
-        if not cursor.bookmark_due:
+        if not cursor.bookmark_due or not cursor.idle:  # it stays due while a snapshot or history is on its way
             return None
         cursor.bookmark_due = False
-        return Bookmark(self.position) if cursor.idle else None
+        return Bookmark(self.position)
 
 
 def _begin(iterator: _Reading) -> _Reading:
