@@ -23,6 +23,7 @@ from .sharing import Filter, SharedEvents
 
 __all__ = ("Feeding",)
 
+SMALL: Final = 2048  # bytes
 HEAD: Final = 5  # bytes of a message that stand before its events, and count for its length
 logger: Final = logging.getLogger("eventstream.remote")
 
@@ -118,7 +119,9 @@ class Feeding:
                 return
         for body in self._bodies(item):
             self._credit -= len(body)
-            self._outgoing.say(events_head(self._number, len(body)), body, at_once=self._alone())
+            head = events_head(self._number, len(body))
+            parts = (head, body) if len(body) > SMALL else (head + body,)  # a small copy costs less than a part does
+            self._outgoing.say(*parts, at_once=self._alone())
 
     def _bodies(self, events: list[Event[Any]]) -> Iterator[bytes]:
         """The bytes of a list, in as many messages as it needs. A batch is never divided."""
