@@ -105,10 +105,10 @@ class Writer:
         store: What is written to.
         waker: Of the bus's loop.
         tend: Called now and then, in the thread: does a little of what else has to be done, and returns whether more
-            is left. Its argument says whether nothing is waiting to be written.
+            is left. Its argument is what was just written to, or None if nothing is waiting to be written.
     """
 
-    def __init__(self, path: str, store: Store, waker: Waker, tend: Callable[[bool], bool]) -> None:
+    def __init__(self, path: str, store: Store, waker: Waker, tend: Callable[[set[Life] | None], bool]) -> None:
         self._path = path
         self._store = store
         self._waker = waker
@@ -210,7 +210,7 @@ class Writer:
                 group.append(following)
                 size += following.publish.size
             self._commit(group)
-            self._tend_safely(False)
+            self._tend_safely({job.life for job in group})
 
     def _next(self) -> Job | None:
         try:
@@ -222,7 +222,7 @@ class Writer:
             try:
                 return self._queue.get(timeout=0.001 if busy else IDLE_SECONDS)
             except Empty:
-                busy = self._tend_safely(True)
+                busy = self._tend_safely(None)
 
     def _do(self, job: Job) -> None:
         try:
@@ -276,9 +276,9 @@ class Writer:
             self._told = True
             self._waker.call_soon(self._deliver)
 
-    def _tend_safely(self, idle: bool) -> bool:
+    def _tend_safely(self, written: set[Life] | None) -> bool:
         try:
-            return self._tend(idle)
+            return self._tend(written)
         except (sqlite3.Error, LogError) as error:
             logger.warning("%s: not tended now: %s", self._path, error)
             return False
