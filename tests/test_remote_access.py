@@ -14,7 +14,8 @@ from anyio.streams.tls import TLSListener
 from remote_support import Town, drain, settle, simulated, stranger, take
 
 from eventstream import EARLIEST, Append, EventBus, NotAuthorized, NotCompacted, Topic, TopicConflict
-from eventstream.errors import InvalidPayload, LimitReached, UnknownTopic
+from eventstream.errors import InvalidPayload, LimitReached, ReconnectFailed, UnknownTopic
+from eventstream.pipes import Retry
 from eventstream.remote import Action, Credentials, Grant, RemoteBus, Server, ServerLimits, open_bus
 from eventstream.remote.messages import Failed, Goodbye, OpenTopic, Publish
 from support import Price
@@ -30,6 +31,17 @@ def by_token(credentials: Credentials) -> Grant | None:
 async def by_token_slowly(credentials: Credentials) -> Grant | None:
     await anyio.sleep(1)
     return by_token(credentials)
+
+
+class Told(logging.Handler):
+    """What was logged, with its tracebacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += logging.Formatter().format(record)
 
 
 class Test_authentication:
@@ -84,6 +96,24 @@ class Test_authentication:
             assert not failures
 
     @simulated
+    async def test_what_authenticate_gives_has_to_be_a_grant(self) -> None:
+        """Else its author is told in the log, and the client comes again."""
+        answers: list[Any] = ["alice", Grant("alice")]
+        logger = logging.getLogger("eventstream.remote")
+        async with (
+            Town(words, authenticate=lambda _: answers.pop(0)).open() as town,
+            town.client(token="alice") as bus,
+        ):
+            told = Told()
+            logger.addHandler(told)
+            try:
+                await bus.wait_connected()
+            finally:
+                logger.removeHandler(told)
+            assert not answers
+            assert "authenticate gave 'alice', not a Grant or None" in told.text
+
+    @simulated
     async def test_who_raises_NotAuthorized_refuses(self) -> None:
         """With a reason of its own."""
 
@@ -95,15 +125,40 @@ class Test_authentication:
                 await bus.wait_connected()
 
     @simulated
-    async def test_a_token_callable_that_fails_ends_the_client(self) -> None:
-        """Its error is the cause."""
+    async def test_a_token_callable_that_fails_is_asked_again(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What it asks may be away for as long as the server is: that must not be the end of a client."""
+        failures: list[Exception] = [OSError("away"), LookupError("no token yet")]
 
-        def token() -> str:
+        async def token() -> str:
+            if failures:
+                raise failures.pop(0)
+            return "alice"
+
+        async with Town(words, authenticate=by_token).open() as town, town.client(token=token) as bus:
+            await bus.wait_connected()
+            assert not failures
+        assert [record.message for record in caplog.records].count(
+            "the token callable failed; it is asked again until it gives one"
+        ) == 1
+
+    @simulated
+    async def test_a_token_callable_may_give_up(self) -> None:
+        """By itself, or when the schedule says so; its error is the cause."""
+
+        def refuse() -> str:
+            raise NotAuthorized("alice", "sign in")
+
+        def fail() -> str:
             raise LookupError("no token file")
 
-        async with Town(words).open() as town, town.client(token=token) as bus:
-            with pytest.raises(NotAuthorized, match="token callable"):
-                await bus.wait_connected()
+        async with Town(words).open() as town:
+            async with town.client(token=refuse) as bus:
+                with pytest.raises(NotAuthorized, match="sign in"):
+                    await bus.wait_connected()
+            async with town.client(token=fail, retry=Retry(give_up_after=5.0)) as bus:
+                with pytest.raises(ReconnectFailed) as caught:
+                    await bus.wait_connected()
+            assert isinstance(caught.value.__cause__, LookupError)
 
     def test_credentials_do_not_show_themselves(self) -> None:
         assert "secret" not in repr(Credentials("secret", {"subject": "secret"}))

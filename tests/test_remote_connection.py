@@ -12,6 +12,7 @@ from remote_support import Town, settle, simulated, take
 
 from eventstream import BusClosed, NotAuthorized, Topic
 from eventstream.remote import RemoteBus, conversation
+from support import Price
 
 words = Topic("words", str)
 
@@ -203,3 +204,21 @@ class Test_what_is_not_said_yet:
             await bus.publish(words, "after")
             assert await take(stays, 2) == ["before", "after"]
             assert town.bus.statistics().subscribers == 1
+
+
+class Test_a_view:
+    @simulated
+    async def test_says_how_long_nobody_could_have_told_it_of_changes(self) -> None:
+        """It serves its last state while the server is away, and does not call it current."""
+        prices = Topic("prices", Price, key="symbol", compacted=True)
+        async with Town(prices).open() as town, town.client() as bus, bus.view(prices) as view:
+            await view.ready()
+            assert view.age == 0
+            town.network.refuse_dials()
+            town.cut()
+            await anyio.sleep(60)
+            assert 59 < view.age <= 60
+            assert view.statistics().age == view.age
+            town.network.heal()
+            await bus.publish(prices, Price("X", 1.0))
+            assert view.age == 0

@@ -243,6 +243,8 @@ class Test_faults:
             errors.InvalidPayload("t", "$.a"),
             errors.InvalidPosition("x"),
             errors.LimitReached("topics", 3),
+            errors.LogFailed("file", "disk I/O error"),
+            errors.LogFull("file"),
             errors.NotAuthorized("p", "do"),
             errors.NotCompacted("t", "view", "more"),
             errors.OutcomeUnknown("t", "id", 130.5),

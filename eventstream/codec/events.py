@@ -200,6 +200,23 @@ class TopicCodec(Generic[T]):
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidPayload(self.topic.name, str(error)) from error
 
+    def encode_each(self, events: list[Event[T]]) -> list[bytes]:
+        """Each of them, in the same order; faster than one by one.
+
+        Raises:
+            InvalidPayload: as of `encode_event`.
+        """
+        encode = _encoder.encode
+        try:
+            return [
+                encode((event.key, event.index, event.time, event.payload))
+                if event.headers is NO_HEADERS and type(event.payload) is not Keyed
+                else self.encode_event(event)
+                for event in events
+            ]
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InvalidPayload(self.topic.name, str(error)) from error
+
     def encode_events(self, events: Iterable[Event[T]]) -> bytes:
         """A list of events."""
         return join_events([self.encode_event(event) for event in events])

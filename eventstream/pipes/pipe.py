@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from anyio import BusyResourceError, ClosedResourceError, EndOfStream, Event, current_time, move_on_after
+from anyio import BusyResourceError, ClosedResourceError, EndOfStream, Event, WouldBlock, current_time, move_on_after
 from anyio.abc import ByteStream
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
@@ -42,6 +42,7 @@ class Pipe(ByteStream):
         self._closed = False  # by our own program
         self._readable = Signal()
         self._room = Signal()
+        self._unused: list[Signal] = []  # of those who gather, no more than ever did so at once
         self._changed: Event | None = None  # for the rare waits, of any number of tasks; made when somebody waits
         self._relinked: Event | None = None  # for those who wait for links to come and go, and for nothing else
         self._is_sending = False  # by a task of our program
@@ -121,6 +122,24 @@ class Pipe(ByteStream):
         if self._link is not None:
             self._link.wake()
 
+    def flush_nowait(self) -> None:
+        """Writes to the connection what was accepted, as far as it takes that at once; the rest goes out soon."""
+        if self._link is not None:
+            self._link.flush_nowait()
+
+    async def gather(self) -> None:
+        """Waits until the next write to the connection is over, so that what comes meanwhile goes together.
+
+        It waits for one write, not for all, and not for the peer; without a connection not at all. Any number of tasks
+        may wait. Cancelling it changes nothing.
+        """
+        if self._link is not None:
+            written = self._unused.pop() if self._unused else Signal()
+            self._link.tell_written(written)
+            self._link.wake()
+            await written.wait()
+            self._unused.append(written)  # not if it was cancelled: the link may still set it
+
     async def flush(self) -> None:
         """Writes to the connection what was accepted, unless another task is at it, which then goes on. A checkpoint.
 
@@ -198,23 +217,51 @@ class Pipe(ByteStream):
             if reader.unread:
                 await checkpoint()
             while not reader.unread or self._closed:
-                if self._closed:
-                    raise ClosedResourceError
                 if reader.ended:
                     await checkpoint()
-                    raise EndOfStream
-                if self._session.is_closed:
-                    self._raise_end()
+                self._check_receiving()
                 await self._wait_for_bytes()
-            data = reader.take(max_bytes)
-            self._answering = True
-            if self._link is None:
-                self._on_held()
-            elif reader.ack_is_urgent:
-                self._link.wake()
-            return data
+            return self._take(max_bytes)
         finally:
             self._is_receiving = False
+
+    def receive_nowait(self, max_bytes: int = 65536) -> bytes:
+        """The next bytes, if some have come already: for those who do more with each turn than take one piece.
+
+        Raises:
+            anyio.WouldBlock: if there are none yet.
+            anyio.BusyResourceError: if another task is receiving.
+            Others: as of `receive`.
+        """
+        if max_bytes < 1:
+            raise ValueError("max_bytes must be a positive integer")
+        if self._is_receiving:
+            raise BusyResourceError("receiving from")
+        self._check_receiving()
+        if not self._session.reader.unread:
+            raise WouldBlock
+        return self._take(max_bytes)
+
+    def _check_receiving(self) -> None:
+        """Raises why there will be no more bytes, if that is so."""
+        reader = self._session.reader
+        if self._closed:
+            raise ClosedResourceError
+        if not reader.unread:
+            if reader.ended:
+                raise EndOfStream
+            if self._session.is_closed:
+                self._raise_end()
+
+    def _take(self, max_bytes: int) -> bytes:
+        reader = self._session.reader
+        data = reader.take(max_bytes)
+        self._answering = True
+        if self._link is None:
+            self._on_held()
+        elif reader.ack_is_urgent:
+            self._link.wake()
+        return data
 
     async def _wait_for_bytes(self) -> None:
         if self._link is not None and self._link.is_lent:

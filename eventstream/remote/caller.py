@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from random import Random
 from typing import Final
 
-from anyio import ClosedResourceError, EndOfStream, Event, create_task_group, current_time, move_on_after, sleep
+from anyio import (
+    ClosedResourceError,
+    EndOfStream,
+    Event,
+    WouldBlock,
+    create_task_group,
+    current_time,
+    move_on_after,
+    sleep,
+)
 
 from ..errors import EventStreamError, NotAuthorized, PipeAbandoned, PipeBroken, ReconnectFailed, ResumeRefused
 from ..pipes import BackedPipe, Reconnector, Retry
@@ -17,8 +27,11 @@ from .outgoing import Outgoing
 
 __all__ = ("Caller", "Token")
 
+logger: Final = logging.getLogger("eventstream.remote")
+
 Token = str | Callable[[], str | Awaitable[str]] | None
 
+CHUNK: Final = 256 * 1024  # bytes that are heard before other tasks get a turn
 LINGER: Final = 2.0  # seconds that saying goodbye may take
 LASTING: Final = 1.0  # seconds after which a connection that was accepted has proved to be none that fails at once
 
@@ -95,13 +108,22 @@ class Caller:
                 self._outgoing = None
 
     async def _present_token(self) -> str | None:
-        if not callable(self._token):
-            return self._token
-        try:
-            token = self._token()
-            return await token if isinstance(token, Awaitable) else token
-        except Exception as error:
-            raise NotAuthorized(None, "connect: its own token callable failed") from error
+        """The token to show. A callable is asked until it gives one: what it asks may be away, as the server may."""
+        began, failures = current_time(), 0
+        while True:
+            try:
+                token = self._token() if callable(self._token) else self._token
+                return await token if isinstance(token, Awaitable) else token
+            except NotAuthorized:
+                raise
+            except Exception as error:
+                failures += 1
+                seconds = current_time() - began
+                if self._retry.give_up_after is not None and seconds >= self._retry.give_up_after:
+                    raise ReconnectFailed(failures, seconds) from error
+                if failures == 1:
+                    logger.warning("the token callable failed; it is asked again until it gives one", exc_info=error)
+            await sleep(self._retry.delay(failures, self._random.random()))
 
     async def _talk(self, pipe: BackedPipe, outgoing: Outgoing, token: str | None) -> None:
         failure: Exception | None = None
@@ -143,5 +165,18 @@ class Caller:
         decoder = MessageDecoder()
         hear = self._conversation.hear
         while True:
-            for message in decoder.feed(await pipe.receive(262_144)):
-                hear(message)
+            chunk = await pipe.receive(CHUNK)
+            heard = 0
+            while chunk:
+                for message in decoder.feed(chunk):
+                    hear(message)
+                heard += len(chunk)
+                chunk = _more(pipe) if heard < CHUNK else b""
+
+
+def _more(pipe: BackedPipe) -> bytes:
+    """What has come already, in as many pieces as it was sent in: a turn of the event loop for each is too much."""
+    try:
+        return pipe.receive_nowait(CHUNK)
+    except (WouldBlock, EndOfStream, ClosedResourceError, PipeBroken):  # whatever it is, `receive` will tell
+        return b""

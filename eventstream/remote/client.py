@@ -11,6 +11,7 @@ know.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from random import Random, SystemRandom
@@ -61,13 +62,17 @@ class RemoteBus(AsyncContextManagerMixin):
 
     Args:
         reconnector: Makes one connection to the server each time it is called.
-        token: What the server's `authenticate` gets; a callable, async or not, is asked before each new pipe. What it
-            raises ends the bus: it is the cause of the `NotAuthorized` that calls then raise.
+        token: What the server's `authenticate` gets; a callable, async or not, is asked before each new pipe. If it
+            raises, that is logged and it is asked again, as a server that is away is dialed again; what ends the bus
+            is a `NotAuthorized` of its own, or that `retry` gives up.
         window: Bytes of events that one subscription may have here unread.
         heartbeat: Seconds between signs of life; a dead connection is noticed in two to three times that.
         retry: The schedule of dials.
         on_error: As of `EventBus`.
         random: For jitter and ids; the system's by default.
+
+    Raises:
+        TypeError, ValueError: if one of these cannot be used.
     """
 
     def __init__(
@@ -81,13 +86,14 @@ class RemoteBus(AsyncContextManagerMixin):
         on_error: OnError | None = None,
         random: Random | None = None,
     ) -> None:
+        _check(reconnector, token, window, heartbeat)
         self._random = random or SystemRandom()
         self._name = self._random.randbytes(12).hex()  # of this client, for the ids of its publishes
         self._window = window
         self._conversation = Conversation()
         self._caller = Caller(self._conversation, reconnector, token, heartbeat, retry or Retry(), self._random)
         self._handlings = Handlings(on_error)
-        self._mirrors = Mirrors(self._running, self._random)
+        self._mirrors = Mirrors(self._running, self._random, self._conversation.standing.away)
         self._tasks: TaskGroup
         self._entered = False
         self._waker: Waker
@@ -306,3 +312,15 @@ class RemoteBus(AsyncContextManagerMixin):
     def _running(self) -> TaskGroup:
         self._conversation.check()
         return self._tasks
+
+
+def _check(reconnector: object, token: object, window: int, heartbeat: float) -> None:
+    """What would else be an error in a task, much later."""
+    if not callable(reconnector):
+        raise TypeError("reconnector must be a callable that dials; for an address use open_bus(url)")
+    if token is not None and not isinstance(token, str) and not callable(token):
+        raise TypeError(f"token must be text or a callable that gives it, not {type(token).__name__}")
+    if window < 1:
+        raise ValueError(f"window is a number of bytes, at least 1, not {window}")
+    if not 0 < heartbeat < math.inf:
+        raise ValueError(f"heartbeat is a positive time in seconds, not {heartbeat}")

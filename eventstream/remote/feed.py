@@ -143,7 +143,7 @@ class Feed:
         if self._snapshot is None:
             self.at = position
 
-    def events(self, data: bytes) -> None:
+    def events(self, data: bytes | memoryview) -> None:
         """Takes in a list of events.
 
         Raises:

@@ -163,7 +163,7 @@ class Events(msgspec.Struct, frozen=True):
     """Events of one subscription, in order; `data` is a list as `codec` makes it."""
 
     subscription: int
-    data: bytes
+    data: bytes | memoryview
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True):
@@ -252,11 +252,11 @@ class MessageDecoder:
     """Splits a pipe's bytes into messages. What it keeps back is shorter than one message.
 
     Args:
-        most: Bytes of the longest message that is accepted.
+        most: Bytes of the longest message that is accepted. May be changed.
     """
 
     def __init__(self, most: int = MAX_MESSAGE) -> None:
-        self._most = most
+        self.most: int = most
         self._parts: list[bytes] = []
         self._size = 0
         self._wanted = 5
@@ -277,7 +277,10 @@ class MessageDecoder:
             end = at + 4 + self._length(data, at)
             if end > len(data):
                 break
-            yield _decode(data[at + 4], data[at + 5 : end])
+            if data[at + 4] == EVENTS:
+                yield _decode_events(memoryview(data)[at + 5 : end])
+            else:
+                yield _decode(data[at + 4], data[at + 5 : end])
             at = end
         rest = data[at:]
         self._parts, self._size = [rest] if rest else [], len(rest)
@@ -285,16 +288,18 @@ class MessageDecoder:
 
     def _length(self, data: bytes, at: int) -> int:
         length = int.from_bytes(data[at : at + 4], "big")
-        if not 1 <= length <= self._most:
-            raise BadFrame(f"a message of {length} bytes, at most {self._most} are accepted")
+        if not 1 <= length <= self.most:
+            raise BadFrame(f"a message of {length} bytes, at most {self.most} are accepted")
         return length
 
 
+def _decode_events(body: memoryview) -> Events:
+    if len(body) < 5:
+        raise BadFrame("events without a subscription")
+    return Events(int.from_bytes(body[:4], "big"), body[4:])  # a view: they are decoded once more, and not kept
+
+
 def _decode(kind: int, body: bytes) -> Message:
-    if kind == EVENTS:
-        if len(body) < 5:
-            raise BadFrame("events without a subscription")
-        return Events(int.from_bytes(body[:4], "big"), body[4:])
     decoder = _DECODERS.get(kind)
     if decoder is None:
         raise BadFrame(f"no message is of kind {kind}")

@@ -37,15 +37,18 @@ class Outgoing:
         self._room: Event | None = None
         self._closing = False
 
-    def say(self, *parts: bytes) -> None:
-        """Adds a message; its parts are joined only when they are sent, soon, with what else is said.
+    def say(self, *parts: bytes, at_once: bool = False) -> None:
+        """Adds a message; its parts are joined only when they are sent, soon, with what else is said, or at once.
 
         On a pipe that has ended it is lost, silently: who receives from the pipe is told, and tells why.
         """
         if not self._parts:
             try:
                 if self._pipe.offer(*parts):
-                    self._pipe.flush_soon()
+                    if at_once:
+                        self._pipe.flush_nowait()
+                    else:
+                        self._pipe.flush_soon()
                     return
             except (PipeBroken, ClosedResourceError):
                 return
@@ -57,6 +60,10 @@ class Outgoing:
     async def flush(self) -> None:
         """Sends at once what was said. A checkpoint."""
         await self._pipe.flush()
+
+    async def gather(self) -> None:
+        """Waits until the next write is over: what comes meanwhile can go in one piece. See `Pipe.gather`."""
+        await self._pipe.gather()
 
     @property
     def is_full(self) -> bool:

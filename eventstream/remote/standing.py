@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from anyio import Event
+from anyio import Event, current_time
 from anyio.lowlevel import checkpoint
 
 __all__ = ("Changes", "Standing")
@@ -30,12 +30,17 @@ class Standing:
         self._check = check
         self.linked: bool = False
         self._losses = 0
+        self._lost: float | None = None  # when the last connection was; None while there is one, or before the first
         self._changed = Event()
 
     @property
     def connected(self) -> bool:
         """Whether there is a link, to a server that has accepted us."""
         return self.accepted and self.linked
+
+    def away(self) -> float:
+        """Seconds since the connection was lost; 0 while there is one, and before the first."""
+        return 0.0 if self._lost is None else current_time() - self._lost
 
     def move(self, *, accepted: bool | None = None, linked: bool | None = None) -> None:
         """Something has changed."""
@@ -44,6 +49,7 @@ class Standing:
         self.linked = self.linked if linked is None else linked
         if self.connected != before:
             self._losses += before
+            self._lost = current_time() if before else None
             self.announce()
 
     def announce(self) -> None:

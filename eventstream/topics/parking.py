@@ -12,7 +12,8 @@ How a task is parked:
   A future for each wait, made, resolved and scheduled singly, costs twice as much.
 * trio: a spot is `wait_task_rescheduled`, as trio's own parking lot does it.
 
-A few readers are woken one by one, at once: for them the callback would cost more than it saves.
+A few readers are woken one by one, at once: for them the callback would cost more than it saves. A crowd is woken one
+turn of the loop later: that takes so long that what is published meanwhile would come to each of them apart.
 
 Who calls: `Lot.wake` any thread that publishes; everything else only the thread of the loop. Between threads: a
 reader parks *first* and then looks again whether something came, a publisher appends *first* and then looks whether
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Lot", "Spot", "Waiter", "Waker", "current_waker")
 
+CROWD: Final = 256  # waking more takes milliseconds: a publisher gets one more turn first, so that they find more
 FEW: Final = 4  # waking so many tasks one by one costs less than a callback for all of them does
 
 
@@ -109,6 +111,7 @@ class Waker(ABC):
         self._pending: deque[Lot] = deque()
         self._scheduled = False
         self._callback = self.run  # bound once: a publish should not have to
+        self._later = self._run_later
         self.foreign: bool = False
 
     @abstractmethod
@@ -133,7 +136,10 @@ class Waker(ABC):
         self._pending.append(lot)
         if not self._scheduled:
             self._scheduled = True
-            self.call_soon(self._callback)
+            self.call_soon(self._callback if len(lot.parked) <= CROWD else self._later)
+
+    def _run_later(self) -> None:
+        self.call_soon(self._callback)
 
     def run(self) -> None:
         """The callback: wakes what was noted up to now."""
