@@ -20,7 +20,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from ...errors import EventStreamError, LogError
+from ...errors import EventStreamError
 from ...events import NO_HEADERS, Event
 from ...topics import AnyEvent, LiveTopic, Lot, Waker
 from .faults import fault
@@ -81,8 +81,8 @@ class Append(Job):
         self.publish: Publish = publish
         self.index: int = 0
         self.is_new: bool = False
-        self.once = None
-        self.error = None
+        self.once: Any = None
+        self.error: BaseException | None = None
 
     def deliver(self) -> None:
         """Appends what is committed now."""
@@ -161,7 +161,11 @@ class Writer:
             await spot
         self._queued += 1
         self._queued_bytes += size
-        await self.wait_for(job)
+        once = job.once = self._waker.once()  # as in `wait_for`, without another coroutine on the way
+        self._queue.put(job)
+        await once
+        if job.error is not None:
+            raise job.error
 
     def _deliver(self) -> None:
         self._told = False
@@ -279,6 +283,8 @@ class Writer:
     def _tend_safely(self, written: set[Life] | None) -> bool:
         try:
             return self._tend(written)
-        except (sqlite3.Error, LogError) as error:
-            logger.warning("%s: not tended now: %s", self._path, error)
-            return False
+        except sqlite3.Error as error:  # it is tried again when something else was written
+            logger.warning("%s: not trimmed now: %s", self._path, error)
+        except Exception:  # whatever it is, publishing goes on
+            logger.exception("%s: cannot be trimmed", self._path)
+        return False
