@@ -6,6 +6,7 @@ To tell, to verify and to copy do not need the owner's lock: they read, beside a
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -152,7 +153,10 @@ def _verify(connection: sqlite3.Connection, life: Life) -> Iterator[str]:
 
 
 def backup(path: str, target: str, told: Callable[[int, int], object] | None = None) -> None:
-    """Copies a log as it is at one moment, while it is published to. The copy is a log.
+    """Copies a log as it is at one moment, while it is published to. The copy is a log, with epochs of its own.
+
+    For whoever goes on with the copy goes on from an older moment: the next event there gets an index that another
+    event has had, and a position saved since then must not be taken for one of this history.
 
     Args:
         path: The log.
@@ -175,6 +179,8 @@ def backup(path: str, target: str, told: Callable[[int, int], object] | None = N
         copy = connect(partial)
         try:
             connection.backup(copy, pages=PAGES, progress=tell)
+            for (number,) in copy.execute("SELECT number FROM lives WHERE NOT ended").fetchall():
+                copy.execute("UPDATE lives SET epoch = ? WHERE number = ?", (secrets.token_hex(8), number))
         except sqlite3.Error as error:
             raise fault(target, error) from error
         finally:

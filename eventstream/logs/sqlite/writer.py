@@ -20,7 +20,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from ...errors import EventStreamError, LogError
+from ...errors import EventStreamError
 from ...events import NO_HEADERS, Event
 from ...topics import AnyEvent, LiveTopic, Lot, Waker
 from .faults import fault
@@ -81,8 +81,8 @@ class Append(Job):
         self.publish: Publish = publish
         self.index: int = 0
         self.is_new: bool = False
-        self.once = None
-        self.error = None
+        self.once: Any = None
+        self.error: BaseException | None = None
 
     def deliver(self) -> None:
         """Appends what is committed now."""
@@ -105,10 +105,10 @@ class Writer:
         store: What is written to.
         waker: Of the bus's loop.
         tend: Called now and then, in the thread: does a little of what else has to be done, and returns whether more
-            is left. Its argument says whether nothing is waiting to be written.
+            is left. Its argument is what was just written to, or None if nothing is waiting to be written.
     """
 
-    def __init__(self, path: str, store: Store, waker: Waker, tend: Callable[[bool], bool]) -> None:
+    def __init__(self, path: str, store: Store, waker: Waker, tend: Callable[[set[Life] | None], bool]) -> None:
         self._path = path
         self._store = store
         self._waker = waker
@@ -161,7 +161,11 @@ class Writer:
             await spot
         self._queued += 1
         self._queued_bytes += size
-        await self.wait_for(job)
+        once = job.once = self._waker.once()  # as in `wait_for`, without another coroutine on the way
+        self._queue.put(job)
+        await once
+        if job.error is not None:
+            raise job.error
 
     def _deliver(self) -> None:
         self._told = False
@@ -210,7 +214,7 @@ class Writer:
                 group.append(following)
                 size += following.publish.size
             self._commit(group)
-            self._tend_safely(False)
+            self._tend_safely({job.life for job in group})
 
     def _next(self) -> Job | None:
         try:
@@ -222,7 +226,7 @@ class Writer:
             try:
                 return self._queue.get(timeout=0.001 if busy else IDLE_SECONDS)
             except Empty:
-                busy = self._tend_safely(True)
+                busy = self._tend_safely(None)
 
     def _do(self, job: Job) -> None:
         try:
@@ -276,9 +280,11 @@ class Writer:
             self._told = True
             self._waker.call_soon(self._deliver)
 
-    def _tend_safely(self, idle: bool) -> bool:
+    def _tend_safely(self, written: set[Life] | None) -> bool:
         try:
-            return self._tend(idle)
-        except (sqlite3.Error, LogError) as error:
-            logger.warning("%s: not tended now: %s", self._path, error)
-            return False
+            return self._tend(written)
+        except sqlite3.Error as error:  # it is tried again when something else was written
+            logger.warning("%s: not trimmed now: %s", self._path, error)
+        except Exception:  # whatever it is, publishing goes on
+            logger.exception("%s: cannot be trimmed", self._path)
+        return False
