@@ -12,7 +12,7 @@ import anyio
 from anyio import current_time
 
 from eventstream import Conflict, NotAuthorized, Position, Topic
-from eventstream.errors import EventStreamError
+from eventstream.errors import EventStreamError, OutcomeUnknown
 from eventstream.outbox import Outbox
 from eventstream.outbox.file import failure, open_file, read_all
 from eventstream.outbox.writer import Writer, _in_transaction, _Request
@@ -65,7 +65,7 @@ class InlineWriter(Writer):
 class FailingBus:
     """Remembers ids for 120 s; what comes of the next publishes can be said before.
 
-    `ok`; before the commit `unreachable`, `refused`, `busy`, `silent`; after it `lost` and `forgotten` (no answer).
+    `ok`; before the commit `unreachable`, `refused`, `busy`, `unsure`, `silent`; after it `lost`, `forgotten` (no answer).
 
     Attributes:
         events: (key, payload, id) of what was committed, in order.
@@ -106,6 +106,8 @@ class FailingBus:
                 raise NotAuthorized("device", f"publish {topic.name}/{key}")
             case "busy":
                 raise EventStreamError("the server failed: see its log")
+            case "unsure":
+                raise OutcomeUnknown(topic.name, id, 130.0)
             case "silent":
                 await anyio.sleep_forever()
         position = self._commit(topic, key, payload, expect, id)

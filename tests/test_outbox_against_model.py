@@ -24,7 +24,7 @@ from eventstream.testing import run_simulated
 pytestmark = pytest.mark.may_block
 
 KEYS = "abc"
-FAULTS = ["ok", "unreachable", "refused", "busy", "silent", "lost", "forgotten"]
+FAULTS = ["ok", "unreachable", "refused", "busy", "unsure", "silent", "lost", "forgotten"]
 Step = tuple[str, Any]
 
 steps = st.lists(

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.may_block, pytest.mark.timeout(1800)]
 KILLS = int(os.environ.get("OUTBOX_KILLS", "10"))
 EVENTS = int(os.environ.get("OUTBOX_EVENTS", "1200"))
 KEYS = 10
-notes: Topic[Any] = Topic("notes", dict, retain=1_000_000)
+notes: Topic[Any] = Topic("notes", dict, retain=1_000_000, max_lag=1_000_000)
 
 DEVICE = """
 import sys, anyio
@@ -40,7 +40,7 @@ from eventstream import Topic
 from eventstream.outbox import Outbox
 from eventstream.remote import open_bus
 
-notes = Topic("notes", dict, retain=1_000_000)
+notes = Topic("notes", dict, retain=1_000_000, max_lag=1_000_000)
 path, url, first, last, keys = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 
 async def publish(outbox, key):
@@ -144,7 +144,8 @@ async def test_killed_at_any_moment(tmp_path: Path, anyio_backend: str) -> None:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_the_offline_story(tmp_path: Path, anyio_backend: str) -> None:
-    """No server while a device publishes and is killed twice; the server comes, is cut off, stops, and goes on.
+    """No server while a device publishes and is killed twice; the server comes, is cut off, stops, goes on, is killed
+    while it takes events, and comes back with its log.
 
     The first event of one key conflicts: it is kept, those behind it wait, and all others arrive once, in order.
     """
@@ -158,17 +159,22 @@ async def test_the_offline_story(tmp_path: Path, anyio_backend: str) -> None:
             with device(path, url, part * EVENTS // 3, (part + 1) * EVENTS // 3) as process:
                 await anyio.to_thread.run_sync(process.out.wait_for, "published")
                 safe.update(process.kill())
-        with server(listen=address) as (_, served):
+        log = ("--log", f"sqlite:///{tmp_path / 'log'}")
+        with server(*log, listen=address) as (_, served):
             async with open_bus(address) as bus:
                 await bus.publish(notes, {"n": -1}, key="k0")
             with device(path, url, 2 * EVENTS // 3, EVENTS) as process:
-                await anyio.to_thread.run_sync(process.out.wait_for, "published")
+                await anyio.to_thread.run_sync(process.out.wait_for, "open")
                 served.send(signal.SIGSTOP)
-                await anyio.sleep(1.0)
+                await anyio.sleep(0.5)
                 served.send(signal.SIGCONT)
-                left = await anyio.to_thread.run_sync(process.out.wait_for, r"left (\d+)")
-                safe.update(process.end())
-            events = await arrived(address)
+                await anyio.sleep(0.3)
+                served.send(signal.SIGKILL)  # with publishes under way; what it had committed is in its log
+                served.wait()
+                with server(*log, listen=address):
+                    left = await anyio.to_thread.run_sync(process.out.wait_for, r"left (\d+)")
+                    safe.update(process.end())
+                    events = await arrived(address)
         assert proxy.cuts
     assert safe == {*range(EVENTS)}
     async with Outbox(path, topics=[notes]) as outbox:

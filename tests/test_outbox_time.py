@@ -217,6 +217,24 @@ async def test_an_attempt_without_an_answer_is_repeated_while_the_bus_remembers_
 
 
 @simulated
+async def test_a_bus_that_cannot_tell_any_more_is_believed(path: Path) -> None:
+    """With `expect` the entry is sent again all the same."""
+    bus = FailingBus()
+    bus.plan.append("unsure")
+    async with at(path, bus, sending=QUICK) as outbox:
+        first = await outbox.publish(notes, {"n": 1}, key="a")
+        await outbox.publish(notes, {"n": 2}, key="a")
+        assert await outbox.flush() == 2
+        assert [entry.state for entry in outbox.entries()] == ["unknown", "pending"]
+        await outbox.retry(first)
+        assert await outbox.flush() == 0
+        bus.plan.append("unsure")
+        await outbox.publish(notes, {"n": 3}, key="a", expect=2)
+        assert await outbox.flush() == 0
+    assert [payload["n"] for payload in bus.of("a")] == [1, 2, 3]
+
+
+@simulated
 async def test_who_prefers_twice_to_never_may_say_so(path: Path) -> None:
     bus = FailingBus()
     bus.plan.extend(["forgotten", "silent"])

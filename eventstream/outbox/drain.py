@@ -40,7 +40,7 @@ from .writer import Writer
 
 __all__ = ("Drain", "Told")
 
-logger = logging.getLogger("eventstream.outbox")
+logger: Final = logging.getLogger("eventstream.outbox")
 
 SWEEP: Final = 60.0  # seconds between two looks for entries that are too old
 Told = Callable[[Record, EntryState, Position | None], None]

@@ -42,7 +42,7 @@ __all__ = ("Outbox",)
 
 T = TypeVar("T")
 
-logger = logging.getLogger("eventstream.outbox")
+logger: Final = logging.getLogger("eventstream.outbox")
 
 LINGER: Final = 2.0  # seconds that leaving waits for answers, so that nothing is left in doubt that need not be
 UNDECLARED: Final = "this outbox does not know the topic's type: declare it"

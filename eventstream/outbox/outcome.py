@@ -74,6 +74,11 @@ TABLE: Final[dict[type[BaseException], Outcome]] = {
     errors.Reentered: Outcome("retry", refused=True),
     errors.EventStreamError: _RETRY,
     # About the bus.
+    errors.LogError: _RETRY_BUS,
+    errors.LogInUse: _RETRY_BUS,
+    errors.LogRefused: _RETRY_BUS,
+    errors.LogFull: Outcome("retry", about_bus=True, refused=True),
+    errors.LogFailed: _RETRY_BUS,  # it may be there after a restart
     errors.BusClosed: _RETRY_BUS,
     errors.PipeBroken: _RETRY_BUS,
     errors.ResumeRefused: _RETRY_BUS,
