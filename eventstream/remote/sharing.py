@@ -10,7 +10,7 @@ event of every bus would pay for it).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 from ..codec import TopicCodec, join_events
@@ -34,46 +34,50 @@ class Kept:
         budget: Bytes that are kept at most, but for one entry.
     """
 
-    __slots__ = ("_most", "_old", "_size", "_young")
+    __slots__ = ("_keeps", "_most", "_old", "_old_keeps", "_size", "_young")
 
     def __init__(self, budget: int) -> None:
         self._most = budget // 2  # of a generation
-        self._young: dict[object, tuple[object, bytes]] = {}
-        self._old: dict[object, tuple[object, bytes]] = {}
+        self._young: dict[object, bytes] = {}
+        self._old: dict[object, bytes] = {}
+        # Invariant: each holds the objects by whose identity the entries of its generation are named.
+        self._keeps: list[object] = []
+        self._old_keeps: list[object] = []
         self._size = 0  # of the young ones
 
     def __len__(self) -> int:
         return len(self._young.keys() | self._old.keys())
 
-    def get(self, name: object) -> bytes | None:
-        """The bytes, if they are kept."""
-        entry = self._young.get(name)
-        if entry is None:
-            entry = self._old.get(name)
-            if entry is None:
-                return None
-            self.put(name, *entry)
-        return entry[1]
+    def get(self, name: object, *keeps: object) -> bytes | None:
+        """The bytes, if they are kept; `name` stands for the identity of `keeps`."""
+        data = self._young.get(name)
+        if data is None:
+            data = self._old.get(name)
+            if data is not None:
+                self.put(name, data, *keeps)
+        return data
 
-    def has_any(self, names: Iterable[object]) -> bool:
+    def has_any(self, names: Sequence[object]) -> bool:
         """Whether the bytes of any of them are kept: what is new is best encoded in one go."""
-        wanted = frozenset(names)
-        return not (self._young.keys().isdisjoint(wanted) and self._old.keys().isdisjoint(wanted))
+        return not (self._young.keys().isdisjoint(names) and self._old.keys().isdisjoint(names))
 
-    def put(self, name: object, keeps: object, data: bytes) -> None:
+    def put(self, name: object, data: bytes, *keeps: object) -> None:
         """Keeps bytes, and the objects by whose identity they are named."""
-        self._young[name] = (keeps, data)
+        self._young[name] = data
+        self._keeps += keeps
         self._grow(len(data))
 
-    def put_each(self, events: list[Event[Any]], encoded: list[bytes]) -> None:
-        """Keeps the bytes of each event, by its identity."""
-        self._young.update(zip(map(id, events), zip(events, encoded, strict=True), strict=True))
-        self._grow(sum(map(len, encoded)))
+    def put_each(self, names: Sequence[object], data: list[bytes], keeps: list[Any]) -> None:
+        """Keeps several."""
+        self._young.update(zip(names, data, strict=True))
+        self._keeps += keeps
+        self._grow(sum(map(len, data)))
 
     def _grow(self, size: int) -> None:
         self._size += size
         if self._size > self._most:
             self._old, self._young, self._size = self._young, {}, 0
+            self._old_keeps, self._keeps = self._keeps, []
 
 
 class SharedEvents:
@@ -104,24 +108,25 @@ class SharedEvents:
         if first is last:
             return join_events([self._one(first)])
         name = (id(first), id(last), len(events), selected_by)
-        body = self._lists.get(name)
+        body = self._lists.get(name, first, last)
         if body is None:
             body = join_events(self._each(events))
-            self._lists.put(name, (first, last), body)
+            self._lists.put(name, body, first, last)
         return body
 
     def _each(self, events: list[Event[Any]]) -> list[bytes]:
-        if self._events.has_any(map(id, events)):
+        names = list(map(id, events))
+        if self._events.has_any(names):
             return [self._one(event) for event in events]
         encoded = self._codec.encode_each(events)
         self.encoded += len(events)
-        self._events.put_each(events, encoded)
+        self._events.put_each(names, encoded, events)
         return encoded
 
     def _one(self, event: Event[Any]) -> bytes:
-        data = self._events.get(id(event))
+        data = self._events.get(id(event), event)
         if data is None:
             data = self._codec.encode_event(event)
             self.encoded += 1
-            self._events.put(id(event), event, data)
+            self._events.put(id(event), data, event)
         return data
