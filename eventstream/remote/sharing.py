@@ -2,7 +2,8 @@
 
 A thousand subscribers of one topic get the same event objects, mostly in the same lists. So what is encoded is kept for
 a while, by the identity of the objects: a list as a whole if another reader with the same filter took the same one,
-each event in any case. What is kept refers to its events, so that an identity cannot come to mean another event.
+each event in any case. A list is encoded at once, and taken apart only when a reader comes who stands elsewhere. What
+is kept refers to its events, so that an identity cannot come to mean another event.
 
 Bounded in bytes for all topics of a server together. Rejected: a field for the bytes in `Event` (every
 event of every bus would pay for it).
@@ -11,9 +12,9 @@ event of every bus would pay for it).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from ..codec import TopicCodec, join_events
+from ..codec import TopicCodec, join_events, split_events
 from ..events import Event
 
 __all__ = ("EVENTS", "LISTS", "Filter", "Kept", "SharedEvents")
@@ -21,6 +22,13 @@ __all__ = ("EVENTS", "LISTS", "Filter", "Kept", "SharedEvents")
 Filter: TypeAlias = tuple[str | None, str | None]
 EVENTS: Final = 4 * 1024 * 1024  # bytes of single events, for readers that are not at the same place: the newest ones
 LISTS: Final = 16 * 1024 * 1024  # bytes of lists: snapshots that many join at once
+
+
+class _Together(NamedTuple):
+    """Events that were encoded as a list: nobody has asked for one of them alone yet."""
+
+    names: Sequence[object]
+    body: bytes
 
 
 class Kept:
@@ -38,8 +46,8 @@ class Kept:
 
     def __init__(self, budget: int) -> None:
         self._most = budget // 2  # of a generation
-        self._young: dict[object, bytes] = {}
-        self._old: dict[object, bytes] = {}
+        self._young: dict[object, bytes | _Together] = {}
+        self._old: dict[object, bytes | _Together] = {}
         # Invariant: each holds the objects by whose identity the entries of its generation are named.
         self._keeps: list[object] = []
         self._old_keeps: list[object] = []
@@ -51,10 +59,12 @@ class Kept:
     def get(self, name: object, *keeps: object) -> bytes | None:
         """The bytes, if they are kept; `name` stands for the identity of `keeps`."""
         data = self._young.get(name)
-        if data is None:
-            data = self._old.get(name)
-            if data is not None:
-                self.put(name, data, *keeps)
+        if isinstance(data, _Together):
+            data = _take_apart(self._young, name, data)
+        elif data is None and (data := self._old.get(name)) is not None:
+            if isinstance(data, _Together):
+                data = _take_apart(self._old, name, data)
+            self.put(name, data, *keeps)
         return data
 
     def has_any(self, names: Sequence[object]) -> bool:
@@ -67,17 +77,23 @@ class Kept:
         self._keeps += keeps
         self._grow(len(data))
 
-    def put_each(self, names: Sequence[object], data: list[bytes], keeps: list[Any]) -> None:
-        """Keeps several."""
-        self._young.update(zip(names, data, strict=True))
+    def put_list(self, names: Sequence[object], body: bytes, keeps: list[Any]) -> None:
+        """Keeps a list of events, to be asked for one by one."""
+        self._young.update(dict.fromkeys(names, _Together(names, body)))
         self._keeps += keeps
-        self._grow(sum(map(len, data)))
+        self._grow(len(body))
 
     def _grow(self, size: int) -> None:
         self._size += size
         if self._size > self._most:
             self._old, self._young, self._size = self._young, {}, 0
             self._old_keeps, self._keeps = self._keeps, []
+
+
+def _take_apart(kept: dict[object, bytes | _Together], name: object, together: _Together) -> bytes:
+    each = dict(zip(together.names, split_events(together.body), strict=True))
+    kept.update(each)
+    return each[name]
 
 
 class SharedEvents:
@@ -110,18 +126,18 @@ class SharedEvents:
         name = (id(first), id(last), len(events), selected_by)
         body = self._lists.get(name, first, last)
         if body is None:
-            body = join_events(self._each(events))
+            body = self._list(events)
             self._lists.put(name, body, first, last)
         return body
 
-    def _each(self, events: list[Event[Any]]) -> list[bytes]:
+    def _list(self, events: list[Event[Any]]) -> bytes:
         names = list(map(id, events))
         if self._events.has_any(names):
-            return [self._one(event) for event in events]
-        encoded = self._codec.encode_each(events)
+            return join_events([self._one(event) for event in events])
+        body = self._codec.encode_events(events)
         self.encoded += len(events)
-        self._events.put_each(names, encoded, events)
-        return encoded
+        self._events.put_list(names, body, events)
+        return body
 
     def _one(self, event: Event[Any]) -> bytes:
         data = self._events.get(id(event), event)
