@@ -21,6 +21,7 @@ __all__ = ("EVENTS", "LISTS", "Filter", "Kept", "SharedEvents")
 
 Filter: TypeAlias = tuple[str | None, str | None]
 EVENTS: Final = 4 * 1024 * 1024  # bytes of single events, for readers that are not at the same place: the newest ones
+ONE: Final = b"\x91"  # before the bytes of the only event of a list: what `join_events` puts there
 LISTS: Final = 16 * 1024 * 1024  # bytes of lists: snapshots that many join at once
 
 
@@ -122,7 +123,7 @@ class SharedEvents:
         """
         first, last = events[0], events[-1]
         if first is last:
-            return join_events([self._one(first)])
+            return ONE + self._one(first)
         name = (id(first), id(last), len(events), selected_by)
         body = self._lists.get(name, first, last)
         if body is None:
