@@ -7,7 +7,7 @@ else on its connection. The same holds for all of a connection whose client does
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 from anyio import TASK_STATUS_IGNORED
@@ -117,23 +117,23 @@ class Feeding:
             await self._outgoing.wait_for_room()
             if self._subscription.has_ended:
                 return
-        for body in self._bodies(item):
-            self._credit -= len(body)
-            head = events_head(self._number, len(body))
-            parts = (head, body) if len(body) > SMALL else (head + body,)  # a small copy costs less than a part does
-            self._outgoing.say(*parts, at_once=self._alone())
+        self._say(item)
 
-    def _bodies(self, events: list[Event[Any]]) -> Iterator[bytes]:
-        """The bytes of a list, in as many messages as it needs. A batch is never divided."""
+    def _say(self, events: list[Event[Any]]) -> None:
+        """Says a list, in as many messages as it needs. A batch is never divided."""
         body = self._shared.body(events, self._selected_by)
-        if len(body) + HEAD <= MAX_MESSAGE:
-            yield body
+        size = len(body)
+        if size + HEAD > MAX_MESSAGE:
+            middle = _border(events)
+            if middle is None:
+                raise LimitReached("message_bytes", MAX_MESSAGE)
+            self._say(events[:middle])
+            self._say(events[middle:])
             return
-        middle = _border(events)
-        if middle is None:
-            raise LimitReached("message_bytes", MAX_MESSAGE)
-        yield from self._bodies(events[:middle])
-        yield from self._bodies(events[middle:])
+        self._credit -= size
+        head = events_head(self._number, size)
+        parts = (head, body) if size > SMALL else (head + body,)  # a small copy costs less than a part does
+        self._outgoing.say(*parts, at_once=self._alone())
 
 
 def _border(events: list[Event[Any]]) -> int | None:
