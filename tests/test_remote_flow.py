@@ -290,8 +290,8 @@ class Test_a_pipe_that_has_just_ended:
             for number in range(20):
                 town.bus.publish_nowait(words, f"{number:0100}")
                 await settle()
-            assert bus._outgoing is not None
-            bus._outgoing._pipe._finish(PipeAbandoned("expired"))
+            assert bus._caller._outgoing is not None
+            bus._caller._outgoing._pipe._finish(PipeAbandoned("expired"))
             another = bus.subscribe(words, after=EARLIEST)
             got = [subscription.receive_nowait().payload for _ in range(2)]
             assert got + await take(subscription, 18) == [f"{number:0100}" for number in range(20)]

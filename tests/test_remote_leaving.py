@@ -254,7 +254,7 @@ class Test_publishing:
             town.network.links[0].half_open("down")
             with anyio.move_on_after(1):
                 await bus.publish(words, "a", id="one")
-            assert bus._requests.unanswered() == []
+            assert bus._conversation.requests.unanswered() == []
             await town.serve()
             await bus.publish(words, "a", id="one")
             assert await drain(bus.subscribe(words, after=EARLIEST)) == ["a"]
@@ -271,7 +271,7 @@ class Test_publishing:
                 for number in range(2000):
                     tasks.start_soon(bus.publish, words, str(number))
                 while town.bus.head(words).index != 2000:
-                    most = max(most, len(bus._requests.unanswered()))
+                    most = max(most, len(bus._conversation.requests.unanswered()))
                     await settle(1)
             assert 1 < most <= 100
             assert sorted(await take(subscription, 2000), key=int) == [str(number) for number in range(2000)]
@@ -281,7 +281,7 @@ class Test_publishing:
         """As one whose question was forgotten does not count."""
         async with Town(words).open() as town, town.client() as bus:
             await bus.wait_connected()
-            open_requests = bus._requests
+            open_requests = bus._conversation.requests
             answers: list[Any] = []
 
             async def ask() -> None:

@@ -33,10 +33,10 @@ from ..events import (
     check_name,
 )
 from ..logs import Entries, Log, MemoryLog, NowaitLog, Terms
-from ..snapshots import Build, Mirror, SnapshotCache, SnapshotOptions, Source, TopicOpening, View
+from ..snapshots import Build, Mirrors, SnapshotCache, SnapshotOptions, Source, TopicOpening, View
 from ..topics import LiveTopic, Subscription, Waker, current_waker
 from .arguments import check_after, check_filter, terms
-from .handlers import Handler, Handling, OnError
+from .handlers import Handler, Handlings, OnError
 from .housekeeping import Housekeeping
 from .room import Room
 from .statistics import BusStatistics
@@ -75,14 +75,13 @@ class EventBus:
         self._log: Log = log or MemoryLog(clock=clock, random=self._random)
         self._nowait = self._log if isinstance(self._log, NowaitLog) else None
         self._options = snapshots or SnapshotOptions()
-        self._on_error = on_error
         self._clock = clock
         self._rooms: dict[str, Room] = {}
         self._known: dict[Topic[Any], Room] = {}  # by the object that first declared it: the fast way
         self._declaring = RLock()  # a topic may be used first by a thread that publishes
         self._sources: dict[str, tuple[Topic[Any], Source]] = {}
-        self._handlings: list[Handling] = []
-        self._mirrors: dict[tuple[str, str | None, str | None], Mirror[Any]] = {}
+        self._handlings = Handlings(on_error)
+        self._mirrors = Mirrors(self._running, self._random)
         self._tasks: TaskGroup | None = None  # Invariant: set while the bus runs
         self._context: AbstractAsyncContextManager[None] | None = None
         self._closed = False
@@ -121,8 +120,7 @@ class EventBus:
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(self._housekeeping.run, self._cache, name="eventstream housekeeping")
                 try:
-                    for handling in self._handlings:
-                        handling.start(self._tasks)
+                    self._handlings.start(self._tasks)
                     yield
                 except BaseException as error:
                     if _is_cancellation(error):
@@ -344,37 +342,15 @@ class EventBus:
         key, prefix = check_filter(key, prefix)
         if not room.opening.has_snapshot:
             raise NotCompacted(topic.name, "view", "compacted=True or a source registered with @bus.snapshot")
-        return View(
-            topic.name,
-            lambda: self._acquire(room, key, prefix),
-            lambda mirror: self._release((topic.name, key, prefix), mirror),
-        )
-
-    def _acquire(self, room: Room, key: str | None, prefix: str | None) -> Mirror[Any]:
-        tasks = self._running()
-        topic = room.topic
-        name = (topic.name, key, prefix)
 
         async def head() -> Position:
             return room.live.position
 
-        mirror = self._mirrors.get(name)
-        if mirror is None:
-            mirror = self._mirrors[name] = Mirror(
-                topic.name,
-                lambda after: self.subscribe(topic, key=key, prefix=prefix, after=after),
-                head,
-                self._random,
-            )
-            tasks.start_soon(mirror.run, name=f"eventstream view of {topic.name}")
-        mirror.users += 1
-        return mirror
-
-    def _release(self, name: tuple[str, str | None, str | None], mirror: Mirror[Any]) -> None:
-        mirror.users -= 1
-        if not mirror.users:
-            self._mirrors.pop(name, None)
-            mirror.scope.cancel()
+        return self._mirrors.view(
+            (topic.name, key, prefix),
+            lambda after: self.subscribe(topic, key=key, prefix=prefix, after=after),
+            head,
+        )
 
     def snapshot(self, topic: Topic[Any]) -> Callable[[S], S]:
         """Registers the application's own source of a topic's state. A decorator; call it before subscribers come.
@@ -418,15 +394,7 @@ class EventBus:
         """
         key, prefix = check_filter(key, prefix)
         self._check_open()
-
-        def register(handler: Handler[T]) -> Handler[T]:
-            handling = Handling(lambda: self.subscribe(topic, key=key, prefix=prefix), handler, self._on_error)
-            self._handlings.append(handling)
-            if self._tasks is not None:
-                handling.start(self._tasks)
-            return handler
-
-        return register
+        return self._handlings.decorator(lambda: self.subscribe(topic, key=key, prefix=prefix))
 
     def revoke(self, principal: Hashable) -> int:
         """Closes all subscriptions of a principal, at once; their readers get `NotAuthorized`.

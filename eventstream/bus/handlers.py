@@ -19,7 +19,7 @@ from ..errors import BusClosed, EventStreamError, PositionLost, SlowSubscriber, 
 from ..events import Event
 from ..topics import Subscription
 
-__all__ = ("Handler", "Handling", "OnError")
+__all__ = ("Handler", "Handlings", "OnError")
 
 T = TypeVar("T")
 Handler: TypeAlias = Callable[[Event[T]], Awaitable[object]]
@@ -27,6 +27,37 @@ OnError: TypeAlias = Callable[[Exception, Event[Any] | None], object]
 
 PAUSE: Final = 1.0  # seconds before a failed snapshot is asked for again
 _logger: Final = logging.getLogger("eventstream.handlers")
+
+
+class Handlings:
+    """All handlers of one bus, local or remote.
+
+    Args:
+        on_error: As of `EventBus`.
+    """
+
+    def __init__(self, on_error: OnError | None) -> None:
+        self._on_error = on_error
+        self._all: list[Handling] = []
+        self._tasks: TaskGroup | None = None
+
+    def start(self, tasks: TaskGroup) -> None:
+        """The bus runs: starts those that are registered, and from now on each when it is."""
+        self._tasks = tasks
+        for handling in self._all:
+            handling.start(tasks)
+
+    def decorator(self, subscribe: Callable[[], Subscription[T]]) -> Callable[[Handler[T]], Handler[T]]:
+        """What `bus.on` returns."""
+
+        def register(handler: Handler[T]) -> Handler[T]:
+            handling = Handling(subscribe, handler, self._on_error)
+            self._all.append(handling)
+            if self._tasks is not None:
+                handling.start(self._tasks)
+            return handler
+
+        return register
 
 
 class Handling:

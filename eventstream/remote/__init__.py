@@ -2,7 +2,8 @@
 
 Reading order: `messages` (what the two say), `faults` (errors across the network), `access` (the server's rules),
 `sharing` (each event is encoded once), `outgoing`, `feeding` and `connection` (one client on the server), `server`;
-then the client: `requests`, `feed` (one subscription), `client`, `urls`.
+then the client: `requests`, `feed` (one subscription), `conversation` (what is said), `caller` (on which pipes),
+`client`, `urls`.
 """
 
 from .access import Action, Authenticate, Authorize, Credentials, Grant, ServerLimits

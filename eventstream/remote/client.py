@@ -1,97 +1,45 @@
 """The bus of another process: the methods of `EventBus`, over backed pipes.
 
-    RemoteBus ── requests, feeds ──▶ BackedPipe ══ links ══▶ Server ──▶ EventBus
+    RemoteBus ──▶ Conversation ── requests, feeds ──▶ BackedPipe ══ links ══▶ Server ──▶ EventBus
 
 Three recoveries stand behind it. A lost link is the pipe's affair: nothing here notices. If the pipe itself is over
-(the server was restarted, or we were away for too long) a new one is made, each subscription goes on after what had
-come, and each request that has no answer is said again; publishes carry an id, so that the server appends none twice.
-And where the server's history has changed, its answer to the resumed subscription is the reset that readers know.
-
-What is to be said on a new pipe is always made from `_requests` and `_feeds`; so nothing has to be remembered about
-what an old pipe may have carried.
+(the server was restarted, or we were away for too long) the `Caller` makes a new one, each subscription goes on after
+what had come, and each request that has no answer is said again; publishes carry an id, so that the server appends none
+twice. And where the server's history has changed, its answer to the resumed subscription is the reset that readers
+know.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from random import Random, SystemRandom
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
-from anyio import (
-    AsyncContextManagerMixin,
-    ClosedResourceError,
-    EndOfStream,
-    Event,
-    create_task_group,
-    current_time,
-    move_on_after,
-    sleep,
-)
+from anyio import AsyncContextManagerMixin, create_task_group
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
 
 from ..bus import Handler, OnError
 from ..bus.arguments import check_after, check_filter, terms
-from ..bus.handlers import Handling
+from ..bus.handlers import Handlings
 from ..codec import TopicCodec
-from ..errors import (
-    BadFrame,
-    BusClosed,
-    EventStreamError,
-    InvalidPayload,
-    LimitReached,
-    NotAuthorized,
-    NotCompacted,
-    NowaitUnsupported,
-    PipeBroken,
-    ReconnectFailed,
-    ResumeRefused,
-    ServerOnly,
-    TopicConflict,
-)
+from ..errors import BusClosed, NotCompacted, NowaitUnsupported, ServerOnly
 from ..events import Earliest, Position, Topic, check_name
 from ..events import Event as TopicEvent
-from ..pipes import BackedPipe, Reconnector, Retry
-from ..snapshots import Mirror, View
+from ..pipes import Reconnector, Retry
+from ..snapshots import View
+from ..snapshots.mirrors import Mirrors
 from ..topics import Subscription, Waker, current_waker
-from .faults import from_fault
-from .feed import Feed, RemoteSubscription
-from .messages import (
-    LENGTH,
-    MAX_MESSAGE,
-    VERSION,
-    Bookmarked,
-    Credit,
-    Done,
-    Ended,
-    Events,
-    Failed,
-    Goodbye,
-    Greeting,
-    Head,
-    ListTopics,
-    Mark,
-    Message,
-    MessageDecoder,
-    OpenTopic,
-    Publish,
-    Refresh,
-    Subscribe,
-    TopicList,
-    Unsubscribe,
-    Welcome,
-    encode,
-)
-from .outgoing import Outgoing
-from .requests import Request, Requests
+from .caller import Caller, Token
+from .conversation import Conversation
+from .feed import RemoteSubscription
+from .messages import Head, ListTopics, Publish, Refresh
 
 __all__ = ("RemoteBus",)
 
 T = TypeVar("T")
 
-LINGER: Final = 2.0  # seconds that saying goodbye may take
 WINDOW: Final = 1024 * 1024  # bytes of events that one subscription may have here unread
 
 
@@ -121,37 +69,22 @@ class RemoteBus(AsyncContextManagerMixin):
         self,
         reconnector: Reconnector,
         *,
-        token: str | Callable[[], str | Awaitable[str]] | None = None,
+        token: Token = None,
         window: int = WINDOW,
         heartbeat: float = 10.0,
         retry: Retry | None = None,
         on_error: OnError | None = None,
         random: Random | None = None,
     ) -> None:
-        self._reconnector = reconnector
-        self._token = token
-        self._window = window
-        self._heartbeat = heartbeat
-        self._retry = retry or Retry()
-        self._on_error = on_error
         self._random = random or SystemRandom()
         self._name = self._random.randbytes(12).hex()  # of this client, for the ids of its publishes
-        self._codecs: dict[str, tuple[int, TopicCodec[Any]]] = {}
-        self._feeds: dict[int, Feed] = {}
-        self._requests = Requests()
-        self._asked = 0
-        self._subscribed = 0
-        self._mirrors: dict[tuple[str, str | None, str | None], Mirror[Any]] = {}
-        self._handlings: list[Handling] = []
-        self._outgoing: Outgoing | None = None  # Invariant: set while there is a pipe
-        self._welcomed = False
-        self._largest = MAX_MESSAGE
-        self._error: EventStreamError | None = None  # why there will be no connection any more
-        self._changed = Event()
-        self._gone = Event()
-        self._tasks: TaskGroup | None = None
+        self._window = window
+        self._conversation = Conversation()
+        self._caller = Caller(self._conversation, reconnector, token, heartbeat, retry or Retry(), self._random)
+        self._handlings = Handlings(on_error)
+        self._mirrors = Mirrors(self._running, self._random)
+        self._tasks: TaskGroup
         self._entered = False
-        self._closed = False
         self._waker: Waker
 
     @asynccontextmanager
@@ -162,27 +95,19 @@ class RemoteBus(AsyncContextManagerMixin):
         self._waker = current_waker()
         failure: BaseException | None = None
         async with create_task_group() as self._tasks:
-            self._tasks.start_soon(self._keep_connected, name="eventstream connection")
+            self._conversation.begin()
+            self._tasks.start_soon(self._caller.run, name="eventstream connection")
             try:
-                for handling in self._handlings:
-                    handling.start(self._tasks)
+                self._handlings.start(self._tasks)
                 yield self
             except BaseException as error:
                 failure = error  # raised below, outside the task group, which would wrap it in a group of one
-            tasks = self._tasks
-            self._end(BusClosed("closed"))
+            self._conversation.end(BusClosed("closed"))
             if failure is None or isinstance(failure, Exception):
-                await self._take_leave()
-            tasks.cancel_scope.cancel()
+                await self._caller.take_leave()
+            self._tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure
-
-    async def _take_leave(self) -> None:
-        """Lets the server know, if it is there, so that it need not keep what is ours until the grace time is over."""
-        if self._outgoing is not None:
-            self._outgoing.close()
-            with move_on_after(LINGER):
-                await self._gone.wait()
 
     # Publishing.
 
@@ -243,18 +168,18 @@ class RemoteBus(AsyncContextManagerMixin):
     async def refresh(self, topic: Topic[Any]) -> Position:
         """As `EventBus.refresh`. If the connection is lost at that moment it may happen twice, with no harm done."""
         number, _ = self._known(topic)
-        position: Position = await self._ask(lambda request: Refresh(request, number))
+        position: Position = await self._conversation.ask(lambda request: Refresh(request, number))
         return position
 
     async def head(self, topic: Topic[Any]) -> Position:
         """The position of the topic's newest event, as the server knows it when it answers."""
         number, _ = self._known(topic)
-        position: Position = await self._ask(lambda request: Head(request, number))
+        position: Position = await self._conversation.ask(lambda request: Head(request, number))
         return position
 
     async def topics(self) -> dict[str, dict[str, Any]]:
         """The server's topics, each with its epoch, head, floor, retained, subscribers, lag and lagged."""
-        answer: dict[str, dict[str, Any]] = await self._ask(ListTopics)
+        answer: dict[str, dict[str, Any]] = await self._conversation.ask(ListTopics)
         return answer
 
     async def _publish(
@@ -267,30 +192,12 @@ class RemoteBus(AsyncContextManagerMixin):
         expect, id, headers, index = asked
         terms(*asked)  # the checks are the bus's own
         copied = dict(headers) if headers else None
-        position: Position = await self._ask(
+        position: Position = await self._conversation.ask(
             lambda request: Publish(
                 request, topic, entries, id or f"{self._name}:{request}", expect, index, copied, form
             )
         )
         return position
-
-    async def _ask(self, make: Callable[[int], Message]) -> Any:
-        """Says something that is answered, now and on each new pipe until the answer comes."""
-        await checkpoint()
-        self._running()
-        await self._requests.wait_for_room()
-        self._running()
-        self._asked += 1
-        number = self._asked
-        data = encode(make(number))
-        if self._welcomed:  # else it is said when the server has said how much it takes
-            self._check_size(data)
-            self._say(data)
-        return await self._requests.answer(number, Request(data))
-
-    def _check_size(self, data: bytes) -> None:
-        if len(data) - LENGTH > self._largest:
-            raise LimitReached("message_bytes", self._largest)
 
     # Reading.
 
@@ -309,43 +216,21 @@ class RemoteBus(AsyncContextManagerMixin):
         """
         if principal is not None or authorize is not None:
             raise ServerOnly("subscribe(principal=, authorize=)")
-        number, codec = self._known(topic)
+        _, codec = self._known(topic)
         filters = check_filter(key, prefix)
         start = check_after(after)
-        self._subscribed += 1
-        feed = Feed(self._subscribed, codec, filters, start, self._window, self, self._waker)
-        subscription: Subscription[T] = RemoteSubscription(feed, self._waker)
-        self._feeds[feed.number] = feed
-        self._say(encode(self._subscribe_message(feed, number)))
-        return subscription
+        feed = self._conversation.subscribe(codec, filters, start, self._window, self._waker)
+        return RemoteSubscription(feed, self._waker)
 
     def view(self, topic: Topic[T], *, key: str | None = None, prefix: str | None = None) -> View[T]:
         """As `EventBus.view`; whether the topic has a state, only the server knows."""
         self._known(topic)
         key, prefix = check_filter(key, prefix)
-        name = (topic.name, key, prefix)
-        return View(topic.name, lambda: self._acquire(topic, name), lambda mirror: self._release(name, mirror))
-
-    def _acquire(self, topic: Topic[Any], name: tuple[str, str | None, str | None]) -> Mirror[Any]:
-        tasks = self._running()
-        mirror = self._mirrors.get(name)
-        if mirror is None:
-            _, key, prefix = name
-            mirror = self._mirrors[name] = Mirror(
-                topic.name,
-                lambda after: self.subscribe(topic, key=key, prefix=prefix, after=after),
-                lambda: self.head(topic),
-                self._random,
-            )
-            tasks.start_soon(mirror.run, name=f"eventstream view of {topic.name}")
-        mirror.users += 1
-        return mirror
-
-    def _release(self, name: tuple[str, str | None, str | None], mirror: Mirror[Any]) -> None:
-        mirror.users -= 1
-        if not mirror.users:
-            self._mirrors.pop(name, None)
-            mirror.scope.cancel()
+        return self._mirrors.view(
+            (topic.name, key, prefix),
+            lambda after: self.subscribe(topic, key=key, prefix=prefix, after=after),
+            lambda: self.head(topic),
+        )
 
     def on(
         self, topic: Topic[T], *, key: str | None = None, prefix: str | None = None
@@ -354,15 +239,7 @@ class RemoteBus(AsyncContextManagerMixin):
         key, prefix = check_filter(key, prefix)
         if self._closed:
             raise BusClosed("closed")
-
-        def register(handler: Handler[T]) -> Handler[T]:
-            handling = Handling(lambda: self.subscribe(topic, key=key, prefix=prefix), handler, self._on_error)
-            self._handlings.append(handling)
-            if self._tasks is not None:
-                handling.start(self._tasks)
-            return handler
-
-        return register
+        return self._handlings.decorator(lambda: self.subscribe(topic, key=key, prefix=prefix))
 
     def snapshot(self, topic: Topic[Any]) -> NoReturn:
         """Raises ServerOnly: a source stands where the bus is."""
@@ -382,206 +259,20 @@ class RemoteBus(AsyncContextManagerMixin):
             ReconnectFailed: if the server cannot be reached and never will.
             BusClosed: if the bus is not running.
         """
-        await checkpoint()
-        while not self._welcomed:
-            self._running()
-            await self._changed.wait()
+        await self._conversation.wait_connected()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "connected" if self._welcomed else "connecting"
-        return f"<RemoteBus {state} with {len(self._codecs)} topics>"
-
-    # Topics.
+        talk = self._conversation
+        state = "closed" if self._closed else "connected" if talk.connected else "connecting"
+        return f"<RemoteBus {state} with {talk.topics} topics>"
 
     def _known(self, topic: Topic[T]) -> tuple[int, TopicCodec[T]]:
-        """The topic's number and codec. A topic that is used for the first time is opened."""
-        if not isinstance(topic, Topic):
-            raise TypeError(f"topic must be a Topic, not {topic!r}")
-        self._running()
-        known = self._codecs.get(topic.name)
-        if known is None:
-            known = self._codecs[topic.name] = (len(self._codecs) + 1, TopicCodec(topic))
-            self._say(encode(_open_message(*known)))
-        elif known[1].topic is not topic and (difference := known[1].topic.differs_in(topic)):
-            raise TopicConflict(topic.name, difference)
-        return known
+        return self._conversation.topic(topic)
+
+    @property
+    def _closed(self) -> bool:
+        return self._entered and self._conversation.error is not None
 
     def _running(self) -> TaskGroup:
-        if self._error is not None:
-            raise self._error.with_traceback(None)
-        if self._tasks is None:
-            raise BusClosed("new")
+        self._conversation.check()
         return self._tasks
-
-    # As upstream of its feeds.
-
-    def grant(self, feed: Feed, size: int) -> None:
-        """There is room for more events of this feed."""
-        self._say(encode(Credit(feed.number, size)))
-
-    def ask_bookmark(self, feed: Feed) -> None:
-        """This feed's reader wants to know where it stands."""
-        self._say(encode(Bookmarked(feed.number)))
-
-    def leave(self, feed: Feed) -> None:
-        """This feed's reader has gone."""
-        if self._feeds.pop(feed.number, None) is not None:
-            self._say(encode(Unsubscribe(feed.number)))
-
-    # Talking.
-
-    def _say(self, data: bytes) -> None:
-        """Says it on the present pipe; without one it is said when there is one, from what is to be said then."""
-        if self._outgoing is not None:
-            self._outgoing.say(data)
-
-    async def _keep_connected(self) -> None:
-        try:
-            await self._connect_again_and_again()
-        finally:
-            self._gone.set()
-
-    async def _connect_again_and_again(self) -> None:
-        failures = 0
-        while self._error is None:
-            began = current_time()
-            try:
-                await self._connect()
-            except EventStreamError as error:
-                if isinstance(error, ReconnectFailed) or not isinstance(error, PipeBroken):
-                    self._end(error)
-            failures = 0 if self._welcomed and current_time() - began > 1.0 else failures + 1
-            self._welcomed = False
-            if self._error is None:
-                await sleep(self._retry.delay(failures, self._random.random()))
-
-    async def _connect(self) -> None:
-        """One pipe, from its beginning to its end; says on it what is still to be said."""
-        token = await self._present_token()
-        async with BackedPipe(
-            self._reconnector, heartbeat=self._heartbeat, linger=LINGER, retry=self._retry, random=self._random
-        ) as pipe:
-            self._outgoing = Outgoing(pipe)
-            try:
-                self._introduce(token)
-                await self._talk(pipe, self._outgoing)
-            finally:
-                self._outgoing = None
-
-    async def _present_token(self) -> str | None:
-        if not callable(self._token):
-            return self._token
-        try:
-            token = self._token()
-            return await token if isinstance(token, Awaitable) else token
-        except Exception as error:
-            raise NotAuthorized(None, "connect: its own token callable failed") from error
-
-    def _introduce(self, token: str | None) -> None:
-        """Says what the server has to know before it is asked for anything."""
-        self._say(encode(Greeting(VERSION, token)))
-        for number, codec in self._codecs.values():
-            self._say(encode(_open_message(number, codec)))
-        for feed in self._feeds.values():
-            self._say(encode(self._subscribe_message(feed, self._codecs[feed.codec.topic.name][0])))
-
-    def _be_welcome(self, message: Welcome) -> None:
-        """Asks what has no answer yet."""
-        self._welcomed = True
-        self._largest = message.max_message
-        for number, data in self._requests.unanswered():
-            try:
-                self._check_size(data)
-            except LimitReached as error:
-                self._requests.fail(number, error)
-            else:
-                self._say(data)
-        self._announce()
-
-    def _subscribe_message(self, feed: Feed, topic: int) -> Subscribe:
-        after = feed.at if feed.at is not None else feed.after
-        text = "earliest" if isinstance(after, Earliest) else None if after is None else str(after)
-        return Subscribe(feed.number, topic, feed.key, feed.prefix, text, feed.credit())
-
-    async def _talk(self, pipe: BackedPipe, outgoing: Outgoing) -> None:
-        failure: Exception | None = None
-        async with create_task_group() as tasks:
-
-            async def send() -> None:
-                with suppress(PipeBroken, ClosedResourceError):  # the receiving side is told the same, and tells why
-                    await outgoing.run()
-                    tasks.cancel_scope.cancel()  # all was said, and we leave
-
-            tasks.start_soon(send)
-            try:
-                await self._listen(pipe)
-            except EndOfStream:
-                failure = ResumeRefused("closed", "the server ended the connection")
-            except (EventStreamError, ClosedResourceError) as error:
-                failure = error
-            tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-
-    async def _listen(self, pipe: BackedPipe) -> None:
-        decoder = MessageDecoder()
-        while True:
-            for message in decoder.feed(await pipe.receive(262_144)):
-                self._hear(message)
-
-    def _hear(self, message: Message) -> None:
-        match message:
-            case Events():
-                self._hear_events(message)
-            case Done():
-                self._requests.succeed(message.request, Position(message.epoch, message.index))
-            case Mark():
-                if feed := self._feeds.get(message.subscription):
-                    feed.mark(message)
-            case Failed():
-                self._requests.fail(message.request, from_fault(message.fault))
-            case Ended():
-                if feed := self._feeds.pop(message.subscription, None):
-                    feed.close(from_fault(message.fault))
-            case TopicList():
-                self._requests.succeed(message.request, message.topics)
-            case Welcome():
-                self._be_welcome(message)
-            case Goodbye():
-                if message.fault is None:
-                    raise ResumeRefused("closed", "the server stops")
-                if message.again:
-                    raise ResumeRefused("closed", str(from_fault(message.fault)))
-                raise from_fault(message.fault)
-            case _:
-                raise BadFrame(f"{type(message).__name__} from a server")
-
-    def _hear_events(self, message: Events) -> None:
-        feed = self._feeds.get(message.subscription)
-        if feed is None:
-            return  # it was left, and the server has not heard of that yet
-        try:
-            feed.events(message.data)
-        except InvalidPayload as error:
-            self.leave(feed)
-            feed.close(error)
-
-    def _announce(self) -> None:
-        self._changed.set()
-        self._changed = Event()
-
-    def _end(self, error: EventStreamError) -> None:
-        """There will be no connection any more; the first reason stays."""
-        if self._error is None:
-            self._error = error
-        self._closed = True
-        self._requests.end(self._error)
-        for feed in list(self._feeds.values()):
-            feed.close(self._error)
-        self._feeds.clear()
-        self._announce()
-
-
-def _open_message(number: int, codec: TopicCodec[Any]) -> OpenTopic:
-    topic = codec.topic
-    return OpenTopic(number, topic.name, topic.compacted, topic.retain, topic.max_lag, topic.key is not None)

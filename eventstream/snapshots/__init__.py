@@ -2,12 +2,13 @@
 
 Reading order: `splice` (where a reader starts, as pure decisions), `chain` (a snapshot), `build` (runs a source),
 `compaction` (a topic that is its own source), `cache`, `opening` (acts on the decisions), `mirror`,
-`changes` and `view` (the state as a mapping).
+`changes` and `view` (the state as a mapping), `mirrors` (which equal views share).
 """
 
 from .build import Append, Build, Source
 from .cache import CacheStatistics, SnapshotCache
 from .mirror import Mirror, ViewStatistics
+from .mirrors import Mirrors
 from .opening import SnapshotOptions, TopicOpening
 from .view import View
 
@@ -16,6 +17,7 @@ __all__ = (
     "Build",
     "CacheStatistics",
     "Mirror",
+    "Mirrors",
     "SnapshotCache",
     "SnapshotOptions",
     "Source",

@@ -1,0 +1,131 @@
+"""Calls the server, again and again, for as long as the conversation with it is not over."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from random import Random
+from typing import Final
+
+from anyio import ClosedResourceError, EndOfStream, Event, create_task_group, current_time, move_on_after, sleep
+
+from ..errors import EventStreamError, NotAuthorized, PipeBroken, ReconnectFailed, ResumeRefused
+from ..pipes import BackedPipe, Reconnector, Retry
+from .conversation import Conversation
+from .messages import MessageDecoder
+from .outgoing import Outgoing
+
+__all__ = ("Caller", "Token")
+
+Token = str | Callable[[], str | Awaitable[str]] | None
+
+LINGER: Final = 2.0  # seconds that saying goodbye may take
+LASTING: Final = 1.0  # seconds after which a connection that was accepted has proved to be none that fails at once
+
+
+class Caller:
+    """Makes the pipes of one client, and reads what comes on them.
+
+    Args:
+        conversation: What is said on them.
+        reconnector, token, heartbeat, retry, random: As of `RemoteBus`.
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        reconnector: Reconnector,
+        token: Token,
+        heartbeat: float,
+        retry: Retry,
+        random: Random,
+    ) -> None:
+        self._conversation = conversation
+        self._reconnector = reconnector
+        self._token = token
+        self._heartbeat = heartbeat
+        self._retry = retry
+        self._random = random
+        self._outgoing: Outgoing | None = None  # Invariant: set while there is a pipe
+        self._gone = Event()
+
+    async def run(self) -> None:
+        """Until the conversation is over, and the goodbye was said."""
+        try:
+            await self._connect_again_and_again()
+        finally:
+            self._gone.set()
+
+    async def take_leave(self) -> None:
+        """Lets the server know, if it is there, so that it need not keep what is ours until the grace time is over."""
+        if self._outgoing is not None:
+            self._outgoing.close()
+            with move_on_after(LINGER):
+                await self._gone.wait()
+
+    async def _connect_again_and_again(self) -> None:
+        talk = self._conversation
+        failures = 0
+        while talk.error is None:
+            began = current_time()
+            lasted = False
+            try:
+                await self._connect()
+            except EventStreamError as error:
+                if isinstance(error, ReconnectFailed) or not isinstance(error, PipeBroken):
+                    talk.end(error)
+            finally:
+                lasted = talk.connected and current_time() - began > LASTING
+                talk.lose()
+            failures = 0 if lasted else failures + 1
+            if talk.error is None:
+                await sleep(self._retry.delay(failures, self._random.random()))
+
+    async def _connect(self) -> None:
+        """One pipe, from its beginning to its end; says on it what is still to be said."""
+        token = await self._present_token()
+        async with BackedPipe(
+            self._reconnector, heartbeat=self._heartbeat, linger=LINGER, retry=self._retry, random=self._random
+        ) as pipe:
+            self._outgoing = Outgoing(pipe)
+            try:
+                self._conversation.introduce(self._outgoing, token)
+                await self._talk(pipe, self._outgoing)
+            finally:
+                self._outgoing = None
+
+    async def _present_token(self) -> str | None:
+        if not callable(self._token):
+            return self._token
+        try:
+            token = self._token()
+            return await token if isinstance(token, Awaitable) else token
+        except Exception as error:
+            raise NotAuthorized(None, "connect: its own token callable failed") from error
+
+    async def _talk(self, pipe: BackedPipe, outgoing: Outgoing) -> None:
+        failure: Exception | None = None
+        async with create_task_group() as tasks:
+
+            async def send() -> None:
+                with suppress(PipeBroken, ClosedResourceError):  # the receiving side is told the same, and tells why
+                    await outgoing.run()
+                    tasks.cancel_scope.cancel()  # all was said, and we leave
+
+            tasks.start_soon(send)
+            try:
+                await self._listen(pipe)
+            except EndOfStream:
+                failure = ResumeRefused("closed", "the server ended the connection")
+            except (EventStreamError, ClosedResourceError) as error:
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _listen(self, pipe: BackedPipe) -> None:
+        decoder = MessageDecoder()
+        hear = self._conversation.hear
+        while True:
+            for message in decoder.feed(await pipe.receive(262_144)):
+                hear(message)
