@@ -12,7 +12,7 @@ from .feeds import missing
 from .harness import Plan, Section, answer, run_section
 from .report import failures, header
 
-NAMES = ("fanout", "publishing", "memory", "resume", "snapshots", "pipes", "remote")
+NAMES = ("fanout", "publishing", "memory", "resume", "snapshots", "pipes", "remote", "durable")
 LOOPS = ("asyncio", "uvloop", "trio")
 
 
