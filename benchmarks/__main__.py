@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from .feeds import missing
 from .harness import Plan, Section, answer, run_section
+from .network.far import missing as missing_peers
 from .report import failures, header
 
 NAMES = ("fanout", "publishing", "memory", "resume", "snapshots", "pipes", "remote", "durable")
@@ -45,7 +46,7 @@ def _sections(names: tuple[str, ...] | list[str]) -> list[Section]:
 
 
 def _absent(loops: list[str]) -> list[str]:
-    return [*missing(), *(loop for loop in loops if find_spec(loop) is None)]
+    return [*missing(), *missing_peers(), *(loop for loop in loops if find_spec(loop) is None)]
 
 
 def _parse() -> argparse.Namespace:

@@ -55,6 +55,7 @@ class Case:
     size: int
     loop: str = "asyncio"
     scale: float = 1.0
+    rounds: int = 1000  # at most; fewer for what takes long
 
     def count(self, full: int, least: int = 1) -> int:
         """How many of something to do: `full` in a whole run."""
@@ -134,7 +135,7 @@ def run_section(section: Section, plan: Plan, progress: Callable[[str], None]) -
     repeats = min(plan.repeats, section.most_repeats)
     for turn in range(repeats):
         for case in cases:
-            if case in samples.failures:
+            if case in samples.failures or turn >= case.rounds:
                 continue
             outcome = _in_process(case)
             samples.add(case, outcome)

@@ -13,7 +13,19 @@ from .harness import Plan, Samples
 
 __all__ = ("failures", "header", "number", "table", "times")
 
-_WITH = ("eventstream", "anyio", "msgspec", "uvloop", "trio", "aiopubsub", "blinker", "broadcaster")
+_WITH = (
+    "eventstream",
+    "anyio",
+    "msgspec",
+    "uvloop",
+    "trio",
+    "aiopubsub",
+    "blinker",
+    "broadcaster",
+    "nats-py",
+    "redis",
+    "hiredis",
+)
 
 
 def header(plan: Plan) -> str:

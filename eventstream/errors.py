@@ -16,6 +16,7 @@ Each class says whose fault it is and what to do next; what it knows is in attri
     ├── ServerOnly (RuntimeError)         you: what can be done only where the bus itself is
     ├── LimitReached                      you: more of something than the server gives to one client
     ├── Conflict                          another publisher was faster: read again, decide again
+    ├── OutcomeUnknown                    the world: a publish happened or not, and nobody can tell any more
     ├── IndexOrder (ValueError)           you: a given index that does not grow, or was the last there is
     ├── BusClosed                         you: the bus is not running (any more)
     ├── SubscriptionClosed                you: the subscription or view was closed
@@ -24,6 +25,11 @@ Each class says whose fault it is and what to do next; what it knows is in attri
     ├── SlowSubscriber                    you: the reader fell behind its bound, and there is no snapshot
     ├── SubscriptionReset                 the world: forget what you know, a snapshot follows
     ├── SnapshotFailed                    the source: it failed, hung, or broke its promise (temporary)
+    ├── LogError                          the file in which a log keeps its events
+    │   ├── LogInUse                      you: another process, or another log of this one, has the file open
+    │   ├── LogRefused                    the file: not a log, damaged, or of a newer version
+    │   ├── LogFull                       the disk: no room for what was to be published (temporary)
+    │   └── LogFailed                     the disk: it could not be read or written (temporary)
     ├── PipeBroken (BrokenResourceError)  the world: this backed pipe has ended, and not cleanly
     │   ├── ResumeRefused                 the peer: it cannot, or will not, go on with this pipe
     │   ├── PipeClosed                    the peer: it closed the pipe before everything was said
@@ -56,9 +62,15 @@ __all__ = (
     "LimitReached",
     "LinkRefused",
     "LinkSilent",
+    "LogError",
+    "LogFailed",
+    "LogFull",
+    "LogInUse",
+    "LogRefused",
     "NotAuthorized",
     "NotCompacted",
     "NowaitUnsupported",
+    "OutcomeUnknown",
     "PayloadTypeError",
     "PipeAbandoned",
     "PipeBroken",
@@ -217,6 +229,25 @@ class Conflict(EventStreamError):
         super().__init__(f"key {key!r} of topic {topic!r} is at index {actual}, not {expected}; nothing was published")
 
 
+class OutcomeUnknown(EventStreamError):
+    """A publish happened once or not at all, and nobody can tell which any more. Nobody's fault: read the topic back.
+
+    Its answer was lost with the connection, and when that was back the server did not remember the ids of publishes
+    far enough back to see whether this one had come. It was not published again, as it might then be there twice. If
+    the topic does not have it, publish again; if it must not be there twice, with `expect`. `seconds` is how long ago
+    it was first said.
+    """
+
+    def __init__(self, topic: str, id: str, seconds: float) -> None:
+        self.topic = topic
+        self.id = id
+        self.seconds = seconds
+        super().__init__(
+            f"whether publish {shown(id)} to topic {topic!r} happened {seconds:.0f} s ago is not known any more: "
+            "read the topic back, and publish again (with expect=) if it is not there"
+        )
+
+
 class IndexOrder(EventStreamError, ValueError):
     """A given index does not grow, or leaves none to follow it. Your fault: publish in the order of your own sequence.
 
@@ -334,6 +365,81 @@ class SnapshotFailed(EventStreamError):
         self.detail = detail
         of_key = "" if key is None else f", key {key!r}"
         super().__init__(f"the snapshot of topic {topic!r}{of_key} failed ({why}): {detail}")
+
+
+class LogError(EventStreamError):
+    """Something about the file in which a log keeps its events. What, and whose fault it is, its subclasses say."""
+
+    path: str
+
+    @property
+    def name(self) -> str:
+        """The file's name alone: what another process may be told."""
+        return self.path.replace("\\", "/").rpartition("/")[2]
+
+
+class LogInUse(LogError):
+    """A log's file has an owner already. Your fault: one process at a time; others connect to it over the network.
+
+    `owner` is that process's id, 0 if it cannot be told. The lock goes when that process ends, however it ends.
+    """
+
+    def __init__(self, path: str, owner: int = 0) -> None:
+        self.path = path
+        self.owner = owner
+        who = f"process {owner}" if owner else "another process"
+        super().__init__(f"{path} is in use by {who}: close it there, or connect to that process over the network")
+
+
+class LogRefused(LogError):
+    """A file is not opened as a log. Nothing in it was changed.
+
+    `why` is `foreign` (it is something else: give another path), `newer` (a later version of eventstream wrote it:
+    update), `damaged` (it is torn or corrupt: restore a backup, or export what can be read) or `unreachable` (its
+    directory is missing, or you may not write there).
+    """
+
+    def __init__(self, path: str, why: str, detail: str) -> None:
+        self.path = path
+        self.why = why
+        self.detail = detail
+        advice = {
+            "foreign": "give the path of a log, or of a file that does not exist yet",
+            "newer": "update eventstream, or give another path",
+            "damaged": "restore a backup, or save what can be read with 'eventstream log export'",
+            "unreachable": "create the directory, or make it writable",
+        }
+        super().__init__(f"{path}: {detail}; {advice.get(why, 'look at the file')}. Nothing in it was changed")
+
+
+class LogFull(LogError):
+    """The disk, or the file by its own bound, has no room. What was to be published was not.
+
+    Nobody's fault: make room, then publish again. The log goes on by itself as soon as there is room.
+    """
+
+    temporary = True
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path}: there is no room for this event; nothing was published. Make room, then publish again"
+        )
+
+
+class LogFailed(LogError):
+    """The disk could not be read or written. Nobody's fault, mostly the disk's: look at `why`.
+
+    What was to be published cannot be read now. If the process ends before anything else is published, it may be there
+    after the next start: publish again with the same `id`, which makes one event of both.
+    """
+
+    temporary = True
+
+    def __init__(self, path: str, why: str) -> None:
+        self.path = path
+        self.why = why
+        super().__init__(f"{path}: {why}; look at the disk, then publish again with the same id")
 
 
 class PipeBroken(EventStreamError, BrokenResourceError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import Random
@@ -66,6 +67,7 @@ class Town:
         self.network = Network()
         self.topics = topics
         self.options = options
+        self.clock: Callable[[], float] = time.time  # of the buses
         self.bus: EventBus
         self.server: Server
         self._tasks: anyio.abc.TaskGroup
@@ -76,7 +78,7 @@ class Town:
     async def open(self) -> AsyncGenerator[Town, None]:
         """Serves until it is left."""
         failure: Exception | None = None
-        async with EventBus() as self.bus, anyio.create_task_group() as self._tasks:
+        async with EventBus(clock=self.clock) as self.bus, anyio.create_task_group() as self._tasks:
             try:
                 await self.serve()
                 yield self
@@ -103,7 +105,7 @@ class Town:
     async def restart(self) -> None:
         """The server's process is replaced: another bus, which knows nothing."""
         await self.stop()
-        fresh = EventBus()
+        fresh = EventBus(clock=self.clock)
         await self._tasks.start(self._run_bus, fresh)
         self.bus = fresh
         await self.serve()

@@ -354,6 +354,27 @@ class Test_Laggards:
         laggards.check(106)
         assert one.overtaken_at == 106
 
+    def test_of_many_with_one_deadline_each_is_found_again(self) -> None:
+        laggards, many = Laggards(), [Watched(5, 0) for _ in range(3000)]
+        for each in many:
+            laggards.add(each, 0)
+        for each in many[::2]:
+            laggards.discard(each)
+        laggards.check(6)
+        assert [each.overtaken_at for each in many] == [None, 6] * 1500
+        assert len(laggards) == 0
+
+    def test_what_is_forgotten_with_its_buffer_may_be_watched_in_another(self) -> None:
+        laggards, later, one = Laggards(), Laggards(), Watched(5, 0)
+        laggards.add(one, 0)
+        laggards.clear()
+        assert len(laggards) == 0
+        laggards.discard(one)
+        laggards.check(100)
+        assert one.overtaken_at is None
+        later.add(one, 0)
+        assert (laggards.due > 10**15, later.due) == (True, 5)
+
     def test_discarding_moves_the_next_look(self) -> None:
         laggards, near, far = Laggards(), Watched(5, 0), Watched(50, 0)
         laggards.add(near, 0)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
 import trustme
 from cli_support import running, server
+from joserfc import jwt
+from joserfc.jwk import OctKey
 
 from eventstream.cli.app import call
 
@@ -192,6 +195,76 @@ def test_serve_with_a_token_lets_in_who_has_it(tmp_path: Path, capfd: pytest.Cap
         )
         assert call(["topics", url]) == 1
         assert "give --token-file FILE" in capfd.readouterr().err
+
+
+def jwt_config(folder: Path, more: str = "") -> str:
+    """A configuration that lets in who shows a token for this secret."""
+    (folder / "secret").write_text("a secret of more than thirty-two bytes")
+    config = folder / "bus.toml"
+    rules = 'keys = "secret"\nalgorithms = ["HS256"]\nissuer = "me"\naudience = "bus"\n'
+    config.write_text(f'[[topics]]\nname = "t"\n[jwt]\n{rules}{more}')
+    return str(config)
+
+
+def jwt_file(folder: Path, name: str, **claims: object) -> str:
+    """A file with such a token."""
+    fields = {"iss": "me", "aud": "bus", "sub": "alice", "exp": int(time.time()) + 600, **claims}
+    key = OctKey.import_key("a secret of more than thirty-two bytes")
+    (folder / name).write_text(jwt.encode({"alg": "HS256"}, fields, key))
+    return str(folder / name)
+
+
+def test_serve_with_jwt_lets_in_who_has_a_good_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """And only as far as the token allows, if the configuration says so. The keys may change while it runs."""
+    reader = jwt_file(tmp_path, "reader", scope="list:* subscribe:t")
+    expired = jwt_file(tmp_path, "expired", exp=1)
+    with server("--config", jwt_config(tmp_path, 'permissions = "scope"')) as (url, _):
+        assert call(["topics", url, "--token-file", reader, "--json"]) == 0
+        assert '"topic":"t"' in capfd.readouterr().out
+        data = tmp_path / "data"
+        data.write_text("1\n")
+        assert call(["publish", url, "t", str(data), "--token-file", reader]) == 1
+        assert "'alice' is not authorized to publish t" in capfd.readouterr().err
+        assert call(["topics", url, "--token-file", expired]) == 1
+        assert call(["topics", url]) == 1
+        (tmp_path / "secret").write_text("another secret of more than thirty-two bytes")
+        assert call(["topics", url, "--token-file", reader]) == 1
+        assert "the server does not know us: check the token" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (("keys", '"none"'), "none: No such file"),
+        (("keys", '"bus.toml"'), "no RSA key"),
+        (("algorithms", '["none"]'), "algorithms are some of"),
+        (("issuer", '""'), "not empty"),
+        (("leeway", '"x"'), "Expected `int`"),
+        (("secret", '"x"'), "unknown field `secret`"),
+    ],
+)
+def test_serve_wrong_rules_for_jwt_are_refused(
+    wrong: tuple[str, str], why: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is served."""
+    fields = {
+        "keys": '"bus.toml"',
+        "algorithms": '["RS256"]',
+        "issuer": '"me"',
+        "audience": '"bus"',
+        wrong[0]: wrong[1],
+    }
+    config = tmp_path / "bus.toml"
+    config.write_text("[jwt]\n" + "".join(f"{name} = {value}\n" for name, value in fields.items()))
+    assert call(["serve", "--listen", "tcp://127.0.0.1:0", "--config", str(config)]) == 2
+    assert why in capfd.readouterr().err
+
+
+def test_serve_with_two_kinds_of_tokens_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It would not be clear which one counts."""
+    arguments = ["serve", "--listen", "tcp://127.0.0.1:0", "--config", jwt_config(tmp_path)]
+    assert call([*arguments, "--token-file", jwt_file(tmp_path, "token")]) == 2
+    assert "exclude each other" in capfd.readouterr().err
 
 
 def test_serve_over_tls_wants_certificates(certificates: Path, capfd: pytest.CaptureFixture[str]) -> None:

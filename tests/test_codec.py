@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from eventstream import Event, Topic
 from eventstream.codec import Keyed, TopicCodec, join_events
 from eventstream.errors import InvalidPayload
+from eventstream.events import NO_HEADERS
 from support import Price
 
 prices = Topic("prices", Price, key="symbol", compacted=True)
@@ -143,3 +144,23 @@ class Test_keyed:
         body = msgspec.msgpack.encode({"a": 1})
         payload = blind.decode_payload("k", body)
         assert (payload.key, blind.encode_payload(payload)) == ("k", body)
+
+
+class Test_many_at_once:
+    def test_each_is_encoded_as_it_is_alone(self) -> None:
+        """With headers, tombstones, and payloads whose bytes are passed on."""
+        codec: TopicCodec[Any] = TopicCodec(Topic("t", Any))
+        events = [
+            event(Price("X", 1.0), headers=NO_HEADERS),
+            event(Price("Y", 2.0), headers={"a": "b"}),
+            event(None),
+            event(Keyed("k", msgspec.Raw(b"\x01"))),
+        ]
+        assert codec.encode_each(events) == [codec.encode_event(one) for one in events]
+        assert codec.encode_each([]) == []
+
+    def test_one_that_cannot_be_encoded_is_named(self) -> None:
+        """The error is that of a single event."""
+        codec: TopicCodec[Any] = TopicCodec(Topic("t", Any))
+        with pytest.raises(InvalidPayload, match=r"t.*object"):
+            codec.encode_each([event(1), event(object(), headers=NO_HEADERS)])

@@ -30,14 +30,18 @@ from eventstream import (
     MemoryLog,
     Position,
     ResetReason,
+    Retention,
     SnapshotFailed,
     SnapshotOptions,
+    SQLiteLog,
     Subscription,
     Topic,
     View,
     errors,
     pipes,
+    remote,
 )
+from eventstream.codec import TopicCodec
 from eventstream.errors import ReconnectFailed
 from eventstream.pipes import (
     BackedPipe,
@@ -52,24 +56,29 @@ from eventstream.pipes import (
 from eventstream.pipes.frames import KINDS, CloseCode, Data, Decoder, Hello, RejectCode, encode, encode_data
 from eventstream.pipes.handshake import proves
 from eventstream.pipes.session import TABLE, State
+from eventstream.remote import Action, RemoteBus, RemoteSubscription, Server, ServerLimits, faults, messages, open_bus
+from eventstream.remote.urls import SCHEMES
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference.md"
 GUARANTEES = ROOT / "docs" / "guarantees.md"
 PROTOCOL = ROOT / "docs" / "pipes-protocol.md"
+BUS_PROTOCOL = ROOT / "docs" / "bus-protocol.md"
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
-PIPES = "".join(path.read_text("utf-8") for path in sorted(ROOT.glob("eventstream/pipes/*.py")))
-PUBLIC: dict[str, Any] = {  # of the errors that the root does not have, those of the pipes
-    **{name: getattr(errors, name) for name in errors.__all__ if re.search(rf"\b{name}\b", PIPES)},
+AT_THE_ROOT = {
+    name: getattr(eventstream, name)
+    for name in dir(eventstream)
+    if not name.startswith("_") and not isinstance(getattr(eventstream, name), types.ModuleType)
+}
+PUBLIC: dict[str, Any] = {
+    **{name: getattr(errors, name) for name in errors.__all__},
     **{name: getattr(pipes, name) for name in pipes.__all__},
-    **{
-        name: value
-        for name, value in vars(eventstream).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
-    },
+    **{name: getattr(remote, name) for name in remote.__all__},
+    **AT_THE_ROOT,
 }
 ERRORS = [error for error in PUBLIC.values() if inspect.isclass(error) and issubclass(error, EventStreamError)]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NOT_FOR_USERS = r"^Not for users|For its (pipes|connections) only"
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -102,7 +111,8 @@ def members(class_: type) -> list[str]:
     return [
         name
         for name, value in vars(class_).items()
-        if not name.startswith("_") and not re.search(r"^Not for users|For its pipes only", value.__doc__ or "")
+        if not name.startswith("_")
+        and not re.search(r"^Not for users|For its (pipes|connections) only", value.__doc__ or "")
     ]
 
 
@@ -147,6 +157,30 @@ def test_the_tests_that_are_shown_pass(tmp_path: Path) -> None:
 
 def test_each_public_name_has_a_section() -> None:
     assert set(sections(REFERENCE)) == set(PUBLIC)
+
+
+def test_what_serves_the_network_is_at_the_root_and_imported_when_it_is_asked_for() -> None:
+    """A bus within one process does not pay for it; whoever asks gets the very same names."""
+    assert {"RemoteBus", "Server", "open_bus"} <= set(AT_THE_ROOT)
+    assert all(AT_THE_ROOT[name] is getattr(remote, name) for name in ("RemoteBus", "Server", "open_bus"))
+    with pytest.raises(AttributeError, match="no attribute 'open_buss'"):
+        _ = eventstream.open_buss
+    code = """
+import sys, eventstream
+assert not {"eventstream.remote", "eventstream.pipes"} & set(sys.modules), sorted(sys.modules)
+from eventstream import open_bus
+assert "eventstream.remote" in sys.modules and open_bus is eventstream.remote.open_bus
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_reference_says_what_is_imported_from_where() -> None:
+    """The names of `eventstream.remote` that are not at the root stand together, or say it."""
+    (part,) = re.findall(r"^## Rules of a server$(.*?)^## ", REFERENCE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    there = set(re.findall(r"^### `(\w+)`", part, re.MULTILINE))
+    said = {name for name, text in sections(REFERENCE).items() if text.startswith("\n\nFrom `eventstream.remote`.")}
+    assert there | said == set(remote.__all__) - set(AT_THE_ROOT)
+    assert not there & said
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
@@ -194,7 +228,10 @@ def test_each_field_of_a_value_is_in_its_section(name: str) -> None:
 
 @pytest.mark.parametrize(
     "class_",
-    [Topic, EventBus, MemoryLog, SnapshotOptions, BackedPipe, Retry, PipeServer, PipeLimits],
+    [
+        *(Topic, EventBus, MemoryLog, Retention, SQLiteLog, SnapshotOptions, BackedPipe, Retry, PipeServer, PipeLimits),
+        *(RemoteBus, Server, ServerLimits),
+    ],
     ids=lambda class_: class_.__name__,
 )
 def test_each_option_has_a_row_with_its_default(class_: type) -> None:
@@ -215,6 +252,7 @@ def test_each_option_has_a_row_with_its_default(class_: type) -> None:
     [
         *(EventBus, Event, Log, Position, Subscription, Topic, View),
         *(BackedReader, BackedWriter, Pipe, PipeServer, Retry, RingBuffer),
+        *(RemoteBus, RemoteSubscription, Server),
     ],
     ids=lambda class_: class_.__name__,
 )
@@ -232,6 +270,30 @@ def test_each_option_of_a_method_of_the_bus_is_in_its_section(method: str) -> No
     assert re.findall(r"\w+", signature) == list(options(getattr(EventBus, method)))
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", section, re.MULTILINE)
     assert undocumented(" ".join(rows), list(options(getattr(EventBus, method)))) == []
+
+
+def test_each_option_of_open_bus_is_in_its_section() -> None:
+    section = sections(REFERENCE)["open_bus"]
+    assert undocumented(section, list(options(open_bus))) == []
+    schemes = re.findall(r"^\| `(\w+)://", section, re.MULTILINE)
+    assert tuple(schemes) == SCHEMES
+
+
+def test_each_action_that_is_asked_for_is_named() -> None:
+    section = sections(REFERENCE)["Action"]
+    assert re.findall(r"^\| `\"(\w+)\"`", section, re.MULTILINE) == list(get_args(Action))
+
+
+def test_a_bus_in_another_process_has_the_same_methods_with_the_same_options() -> None:
+    """Or says why not; so the reference need not repeat them."""
+    for name in members(EventBus):
+        method = getattr(EventBus, name)
+        if name in ("can_nowait", "dedupe_seconds", "statistics"):  # of where the bus is
+            assert not hasattr(RemoteBus, name)
+        elif name == "publish_nowait":
+            assert list(options(getattr(RemoteBus, name))) == ["topic", "payload", "_"]
+        elif callable(method):
+            assert list(options(getattr(RemoteBus, name))) == list(options(method)), name
 
 
 def test_each_option_of_append_is_in_its_section() -> None:
@@ -254,7 +316,9 @@ def waiting(class_: type) -> Iterator[str]:
             yield f"{class_.__name__}.{name}"
 
 
-WAITING = [row for class_ in (EventBus, Subscription, View, Pipe, PipeServer) for row in waiting(class_)]
+WAITING = [
+    row for class_ in (EventBus, Subscription, View, RemoteBus, Server, Pipe, PipeServer) for row in waiting(class_)
+]
 
 
 @pytest.mark.parametrize("operation", [*WAITING, "async with BackedPipe"])
@@ -369,6 +433,61 @@ def test_the_tls_that_is_shown_works(backend: str, tmp_path: Path, monkeypatch: 
             tasks.cancel_scope.cancel()
 
     anyio.run(main, backend=backend)
+
+
+# The bus protocol.
+
+
+def said(example: str) -> bytes:
+    """The bytes of an example: what stands behind two spaces is a comment."""
+    return bytes.fromhex("".join(re.findall(r"^ *([0-9a-f ]+?)(?:  .*)?$", example, re.MULTILINE)))
+
+
+def listed(cell: str) -> tuple[str, ...]:
+    """The names of a list of fields, without what is said of them."""
+    return tuple(re.findall(r"(?:^|, )`?(\w+)", re.sub(r"\([^)]*\)", "", cell)))
+
+
+def test_the_messages_on_the_page_are_those_of_the_code() -> None:
+    """Each kind has a row with its fields; the worked examples are what the code reads and writes, byte by byte."""
+    kinds = {number: kind.__name__ for kind, number in messages._KINDS.items()} | {messages.EVENTS: "Events"}
+    rows = {int(row[0]): row[1:] for row in tables(BUS_PROTOCOL, "Messages") if row[0].isdigit()}
+    assert {number: row[0] for number, row in rows.items()} == kinds
+    for kind, number in messages._KINDS.items():
+        optional = re.findall(r"(\w+)`? = ", rows[number][2])
+        required = len(kind.__struct_fields__) - len(kind.__struct_defaults__)
+        assert optional == list(kind.__struct_fields__[required:]), kind
+        assert listed(rows[number][2]) == kind.__struct_fields__, kind
+    first, second = [said(text) for mark, text in blocks(BUS_PROTOCOL) if mark == "hex"]
+    sides = {"client": first, "server": second}
+    found: set[str] = set()
+    for side, wire in sides.items():
+        decoded = list(messages.MessageDecoder().feed(wire))
+        assert b"".join(messages.encode(message) for message in decoded) == wire
+        for message in decoded:
+            found.add(type(message).__name__)
+            [by] = [row[1] for row in rows.values() if row[0] == type(message).__name__]
+            assert side in by, message
+    assert found == set(kinds.values())
+
+
+def test_the_events_of_the_example_are_events() -> None:
+    _, server = [said(text) for mark, text in blocks(BUS_PROTOCOL) if mark == "hex"]
+    [events] = [each for each in messages.MessageDecoder().feed(server) if isinstance(each, messages.Events)]
+    [event] = TopicCodec(Topic("prices", dict)).decode_events(events.data)
+    assert (event.key, event.index, event.payload) == ("X", 7, {"s": "X", "bid": 1.5})
+
+
+def test_the_faults_on_the_page_are_those_that_travel() -> None:
+    rows = {row[0]: listed(row[1]) for row in tables(BUS_PROTOCOL, "Errors")}
+    assert rows == {name: fields for name, (_, fields) in faults._BUILDERS.items()}
+
+
+def test_the_constants_of_the_bus_protocol_are_those_of_the_code() -> None:
+    for name, value, _ in tables(BUS_PROTOCOL, "Constants"):
+        module, _, constant = name.partition(".")
+        found = getattr(import_module(f"eventstream.remote.{module}"), constant)
+        assert ast.literal_eval(value.replace(",", "")) == found, name
 
 
 # The rest.

@@ -52,6 +52,28 @@ def reader_with(data: bytes = b"", *, capacity: int = 10) -> BackedReader:
 # The writer
 
 
+def test_one_frame_carries_all_pieces_that_may_go() -> None:
+    """Small and large ones, up to the budget: each frame is a step of its own for the peer."""
+    writer = linked_writer(b"head", capacity=ALL)
+    body = bytes(2 * SMALL)
+    assert writer.accept(body)
+    assert writer.accept(b"tail")
+    pieces = writer.next_output(ALL)
+    assert any(piece is body for piece in pieces)
+    [frame] = Decoder().feed(b"".join(pieces))
+    assert isinstance(frame, Data)
+    assert (frame.sequence, bytes(frame.payload)) == (0, b"head" + body + b"tail")
+
+
+def test_a_frame_ends_at_the_limit_and_at_its_largest_size() -> None:
+    """The peer's room and `MAX_PAYLOAD` bound it, wherever pieces begin and end."""
+    writer = linked_writer(bytes(6), capacity=ALL, limit=MAX_PAYLOAD + 10)
+    assert writer.accept(bytes(2 * MAX_PAYLOAD))
+    lengths = [len(frame.payload) for frame in output(writer) if isinstance(frame, Data)]
+    assert lengths == [MAX_PAYLOAD, 10]
+    assert not can_send(writer)
+
+
 def test_a_new_writer_has_said_nothing() -> None:
     writer = BackedWriter(10)
     assert (writer.sequence, writer.acknowledged, writer.finished, writer.settled) == (0, 0, False, True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -273,6 +274,38 @@ async def test_the_schedule_of_dials(place: Memory) -> None:
     assert times == pytest.approx([0, *accumulate(waits)])
 
 
+class Told(logging.Handler):
+    """What was logged as a warning."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@simulated
+async def test_who_finds_nobody_is_told_why_once(place: Memory) -> None:
+    """Else whoever waits at a wrong address would not know for what. A short loss is not worth a word."""
+    told, logger = Told(), logging.getLogger("eventstream.pipes")
+    logger.addHandler(told)
+    try:
+        async with place.pair(retry=Retry(first=0.1, cap=1)) as (client, _):
+            place.network.refuse_dials(2)
+            place.cut()
+            await anyio.sleep(60)
+            assert client.statistics().state == "connected"
+            assert told.messages == []
+            place.network.refuse_dials()
+            place.cut()
+            await anyio.sleep(60)
+            [why] = told.messages
+            assert "dialing on: ConnectionRefusedError" in why
+    finally:
+        logger.removeHandler(told)
+
+
 @simulated
 async def test_a_working_link_resets_the_schedule(place: Memory) -> None:
     """The first dial after a link that worked is made at once, and the waits begin anew."""
@@ -479,6 +512,56 @@ async def test_a_link_slower_than_its_heartbeat_counts_as_working(place: Memory)
         place.cut()
         await anyio.sleep(1)
         await client.wait_connected()
+
+
+@simulated
+async def test_a_loss_can_be_waited_for(place: Memory) -> None:
+    """However short; without a link there is nothing to wait for."""
+    async with place.pair() as (client, server):
+        await client.wait_connected()
+        for end in (client, server):
+            with anyio.move_on_after(60) as patience:
+                await end.wait_disconnected()
+            assert patience.cancelled_caught
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.wait_disconnected)
+            tasks.start_soon(server.wait_disconnected)
+            await settle()
+            place.cut()
+        place.network.refuse_dials()
+        await client.wait_connected()
+        place.cut()
+        await settle()
+        await client.wait_disconnected()
+
+
+@simulated
+async def test_a_link_in_place_of_another_is_a_loss_too(place: Memory) -> None:
+    """To who waits since before it, though there is a link at every moment when he looks."""
+    async with place.pair() as (client, server):
+        await client.wait_connected()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.wait_disconnected)
+            await settle()
+            place.network.links[0].half_open()  # the server does not learn of its end
+            await client.force_reconnect()
+
+
+@simulated
+async def test_who_waits_for_a_loss_learns_of_the_end(place: Memory) -> None:
+    """Of the pipe; a pipe that has ended has lost nothing."""
+    async with place.pair() as (client, _):
+        await client.wait_connected()
+
+        async def wait(pipe: Pipe, error: type[Exception]) -> None:
+            with pytest.raises(error):
+                await pipe.wait_disconnected()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait, client, ClosedResourceError)
+            await settle()
+            await client.aclose()
+        await wait(client, ClosedResourceError)
 
 
 @simulated

@@ -13,10 +13,10 @@ import pytest
 from anyio.streams.tls import TLSListener
 from remote_support import Town, drain, settle, simulated, stranger, take
 
-from eventstream import EARLIEST, EventBus, NotAuthorized, Topic, TopicConflict
+from eventstream import EARLIEST, Append, EventBus, NotAuthorized, NotCompacted, Topic, TopicConflict
 from eventstream.errors import InvalidPayload, LimitReached, UnknownTopic
 from eventstream.remote import Action, Credentials, Grant, RemoteBus, Server, ServerLimits, open_bus
-from eventstream.remote.messages import Goodbye
+from eventstream.remote.messages import Failed, Goodbye, OpenTopic, Publish
 from support import Price
 
 prices = Topic("prices", Price, key="symbol", compacted=True)
@@ -30,6 +30,17 @@ def by_token(credentials: Credentials) -> Grant | None:
 async def by_token_slowly(credentials: Credentials) -> Grant | None:
     await anyio.sleep(1)
     return by_token(credentials)
+
+
+class Told(logging.Handler):
+    """What was logged, with its tracebacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += logging.Formatter().format(record)
 
 
 class Test_authentication:
@@ -82,6 +93,24 @@ class Test_authentication:
             with caplog.at_level(logging.CRITICAL, "eventstream.remote"):
                 await bus.wait_connected()
             assert not failures
+
+    @simulated
+    async def test_what_authenticate_gives_has_to_be_a_grant(self) -> None:
+        """Else its author is told in the log, and the client comes again."""
+        answers: list[Any] = ["alice", Grant("alice")]
+        logger = logging.getLogger("eventstream.remote")
+        async with (
+            Town(words, authenticate=lambda _: answers.pop(0)).open() as town,
+            town.client(token="alice") as bus,
+        ):
+            told = Told()
+            logger.addHandler(told)
+            try:
+                await bus.wait_connected()
+            finally:
+                logger.removeHandler(told)
+            assert not answers
+            assert "authenticate gave 'alice', not a Grant or None" in told.text
 
     @simulated
     async def test_who_raises_NotAuthorized_refuses(self) -> None:
@@ -230,6 +259,13 @@ class Test_authorization:
             assert town.bus.head(prices).index == 2
             assert {action for _, action, _, _ in asked} >= {"subscribe", "publish", "delete", "refresh", "list"}
             assert {principal for principal, *_ in asked} == {"alice"}
+
+    @simulated
+    async def test_a_batch_of_nothing_is_asked_for_too(self) -> None:
+        """Its answer is the topic's head, which is not for everybody."""
+        async with Town(words, authorize=lambda *_: False).open() as town, stranger(town) as other:
+            await other.say(OpenTopic(1, "words", False, 1024, 65_536), Publish(1, 1, [], "id", form="many"))
+            assert (await other.hear(Failed)).fault.name == "NotAuthorized"
 
     @simulated
     async def test_a_rule_that_raises_refuses(self, caplog: Any) -> None:
@@ -400,6 +436,28 @@ class Test_topics:
                 await bus.publish(Topic("prices", Price, key="symbol"), Price("X", 1.0))
             with pytest.raises(TopicConflict, match="key"):
                 await bus.publish(Topic("words", str, key=str.lower), "a")
+
+    @simulated
+    async def test_a_view_of_a_topic_without_a_state_says_so(self) -> None:
+        """Only the server knows; a mapping of the keys that happened to change would be no state."""
+        keyed = Topic("keyed", Price, key="symbol")
+        async with Town(keyed).open() as town, town.client() as bus:
+            await bus.publish(keyed, Price("X", 1.0))
+            async with bus.view(keyed) as view:
+                await bus.publish(keyed, Price("Y", 1.0))
+                with pytest.raises(NotCompacted, match="cannot view topic 'keyed'"):
+                    await view.ready()
+                assert dict(view) == {}
+
+            @town.bus.snapshot(keyed)
+            async def source(key: str | None, append: Append) -> int:
+                append(Price("X", 1.0))
+                append(Price("Y", 1.0))
+                return 2
+
+            async with bus.view(keyed) as view:
+                await view.ready()
+                assert set(view) == {"X", "Y"}
 
     @simulated
     async def test_a_created_topic_passes_payloads_on(self) -> None:

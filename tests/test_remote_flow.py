@@ -10,7 +10,8 @@ from typing import Any
 
 import anyio
 import pytest
-from remote_support import Town, drain, settle, simulated, stranger, take
+from anyio.lowlevel import checkpoint
+from remote_support import Town, drain, receive_now, settle, simulated, stranger, take
 
 from eventstream import EARLIEST, Event, NotAuthorized, SlowSubscriber, SnapshotStart, Topic
 from eventstream.codec import TopicCodec
@@ -106,6 +107,73 @@ class Test_encoding:
             fresh = Event("words", "", 1, "y", 0.0, NONE)
             assert codec.decode_events(shared.body([fresh], (None, None))) == [fresh]
             del fresh
+
+    def test_what_is_asked_for_is_kept_and_the_rest_goes(self) -> None:
+        """The young generation becomes old as a whole; what is found in the old one is young again."""
+        kept = Kept(1000)
+        names = [object() for _ in range(8)]
+        for name in names:
+            kept.put(name, name, bytes(200))
+            assert kept.get(names[0]) == bytes(200)
+        assert kept.get(names[1]) is None
+        assert kept.has_any([names[1], names[-1]])
+        assert not kept.has_any(names[1:3])
+        assert len(kept) <= 5
+
+    @simulated
+    async def test_lists_that_overlap_are_encoded_once(self) -> None:
+        """A reader that stands elsewhere gets other lists of the same events."""
+        async with Town(words).open() as town, town.client() as one, town.client() as two:
+            positions = [town.bus.publish_nowait(words, str(number)) for number in range(100)]
+            for client, first in ((one, 0), (two, 37), (one, 36)):
+                subscription = client.subscribe(words, after=positions[first])
+                assert await take(subscription, 99 - first) == [str(number) for number in range(first + 1, 100)]
+            assert town.server.statistics().encoded == 99
+
+
+class Test_gathering:
+    @simulated
+    async def test_what_comes_while_a_write_is_slow_goes_together(self) -> None:
+        """Bursts that follow a burst make few lists, not one each; nothing is lost, and all is in order."""
+        async with Town(words).open() as town, town.client() as bus, bus.subscribe(words) as subscription:
+            await bus.head(words)
+            [connection] = town.server._connections
+            said = 0
+            say = connection._outgoing.say
+
+            def count(*parts: bytes, **options: bool) -> None:
+                nonlocal said
+                said += len(parts) > 1
+                say(*parts, **options)
+
+            connection._outgoing.say = count  # type: ignore[method-assign]
+            for burst in range(20):
+                for number in range(4):
+                    town.bus.publish_nowait(words, str(4 * burst + number))
+                await checkpoint()
+            assert await drain(subscription) == [str(number) for number in range(80)]
+            assert 1 < said <= 12
+
+    @simulated
+    async def test_a_single_event_waits_for_nothing(self) -> None:
+        """Each that comes alone is a message of its own."""
+        async with Town(words).open() as town, town.client() as bus, bus.subscribe(words) as subscription:
+            for number in range(20):
+                await bus.publish(words, str(number))
+                assert (await receive_now(subscription)).payload == str(number)
+
+    @simulated
+    async def test_a_connection_that_is_lost_while_it_gathers_goes_on(self) -> None:
+        """Whoever waits for a write is woken when there is no connection to write to any more."""
+        async with Town(words).open() as town, town.client() as bus, bus.subscribe(words) as subscription:
+            await bus.head(words)
+            for burst in range(30):
+                for number in range(3):
+                    town.bus.publish_nowait(words, str(3 * burst + number))
+                if burst % 5 == 2:
+                    town.cut()
+                await checkpoint()
+            assert await take(subscription, 90) == [str(number) for number in range(90)]
 
 
 class Test_credit:
@@ -252,7 +320,7 @@ class Test_credit:
                     sent += 1
                 await settle()
                 assert len(await drain(sound)) == 20
-            waiting = max(connection._outgoing._size for connection in town.server._connections)
+            waiting = max(connection._outgoing.size for connection in town.server._connections)
             assert waiting < 256 * 1024 + 128 * 1100
 
 

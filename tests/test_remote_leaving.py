@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from eventstream import EARLIEST, BusClosed, EventBus, NowaitUnsupported, Topic
 from eventstream.errors import ReconnectFailed, ServerOnly
 from eventstream.pipes import Retry
 from eventstream.remote import RemoteBus, Server, open_bus, requests
-from eventstream.remote.messages import Goodbye
+from eventstream.remote.messages import Bookmarked, Goodbye, encode
 from support import Price
 
 prices = Topic("prices", Price, key="symbol", compacted=True)
@@ -254,7 +255,7 @@ class Test_publishing:
             town.network.links[0].half_open("down")
             with anyio.move_on_after(1):
                 await bus.publish(words, "a", id="one")
-            assert bus._conversation.requests.unanswered() == []
+            assert len(bus._conversation.requests) == 0
             await town.serve()
             await bus.publish(words, "a", id="one")
             assert await drain(bus.subscribe(words, after=EARLIEST)) == ["a"]
@@ -271,7 +272,7 @@ class Test_publishing:
                 for number in range(2000):
                     tasks.start_soon(bus.publish, words, str(number))
                 while town.bus.head(words).index != 2000:
-                    most = max(most, len(bus._conversation.requests.unanswered()))
+                    most = max(most, len(bus._conversation.requests))
                     await settle(1)
             assert 1 < most <= 100
             assert sorted(await take(subscription, 2000), key=int) == [str(number) for number in range(2000)]
@@ -285,7 +286,7 @@ class Test_publishing:
             answers: list[Any] = []
 
             async def ask() -> None:
-                answers.append(await open_requests.answer(77, requests.Request(b"x")))
+                answers.append(await open_requests.answer(requests.Request(77, encode(Bookmarked(1)))))
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(ask)
@@ -305,10 +306,12 @@ class Test_addresses:
             "tcp://host",
             "tcp://:1",
             "tcp://host:none",
+            "tcp://host:0",
             "tcp://host:1/path",
             "tcp://user:secret@host:1",
             "tcp://host:1?a=b",
             "unix://path",
+            "unix:path",
             "http://host:1",
             "host:1",
         ],
@@ -317,6 +320,48 @@ class Test_addresses:
         with pytest.raises(ValueError) as caught:
             open_bus(url)
         assert "secret" not in str(caught.value)
+
+    def test_what_is_no_address_is_told_apart(self) -> None:
+        for url in (5, None, b"tcp://host:1"):
+            with pytest.raises(TypeError, match="url must be text such as"):
+                open_bus(url)  # type: ignore[arg-type]
+
+    def test_who_gives_a_context_means_to_encrypt(self) -> None:
+        """So without TLS it is refused, and never sent in clear."""
+        for url in ("tcp://host:1", "unix:///path", "memory://"):
+            with pytest.raises(ValueError, match="nothing is encrypted there"):
+                open_bus(url, ssl_context=ssl.create_default_context())
+
+    @pytest.mark.parametrize(
+        ("options", "why"),
+        [
+            ({"window": 0}, "window is a number of bytes"),
+            ({"heartbeat": 0}, "heartbeat is a positive time"),
+            ({"token": 7}, "token must be text or a callable"),
+            ({"tokn": "x"}, "unexpected keyword argument 'tokn'"),
+        ],
+    )
+    def test_a_wrong_option_is_refused_at_once(self, options: Any, why: str) -> None:
+        """Not in a task, much later."""
+        with pytest.raises((TypeError, ValueError), match=why):
+            open_bus("tcp://host:1", **options)
+
+    def test_an_address_is_no_reconnector(self) -> None:
+        with pytest.raises(TypeError, match="use open_bus"):
+            RemoteBus("tcp://host:1")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("bus", "topics", "why"),
+        [
+            ([words], [], "bus must be the EventBus itself"),
+            (EventBus(), words, r"write \[words\]"),
+            (EventBus(), ["words"], "'words' is none"),
+            (EventBus(), [words, Topic("words", bytes)], "declared twice with different type"),
+        ],
+    )
+    def test_a_server_is_told_what_to_serve(self, bus: Any, topics: Any, why: str) -> None:
+        with pytest.raises((TypeError, ValueError), match=why):
+            Server(bus, topics)
 
     async def test_memory_is_a_bus_in_this_process(self) -> None:
         async with open_bus("memory://") as bus:

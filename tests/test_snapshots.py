@@ -419,6 +419,16 @@ class Test_a_source_that_breaks_its_promise:
             async with collecting(bus.subscribe(rows)) as seen:
                 assert state(*seen) == [("start", "new"), "a1", ("end", 1)]
 
+    async def test_what_it_raised_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Who waits may be a view, or in another process, and cannot tell what it was."""
+        async with table_bus() as (bus, table):
+            table.error = LookupError("no such table")
+            async with bus.view(rows) as view:
+                with caplog.at_level("WARNING", "eventstream.snapshots"), pytest.raises(SnapshotFailed):
+                    await view.ready()
+        assert "the snapshot source of topic 'rows' failed" in caplog.text
+        assert "LookupError: no such table" in caplog.text
+
     async def test_its_own_TimeoutError_is_not_taken_for_ours(self) -> None:
         async with table_bus() as (bus, table):
             table.error = TimeoutError()
@@ -681,6 +691,28 @@ class Test_lag_with_a_snapshot:
             assert len(drain(subscription)) == 100
             assert subscription.lag == 0
         assert bus.statistics().snapshots.misses == misses + 1
+
+    async def test_what_the_snapshot_covers_is_not_behind(self) -> None:
+        """Published while the source ran, and seen by it: that is in the snapshot, and counted there alone."""
+        gate = anyio.Event()
+        async with EventBus() as bus:
+
+            @bus.snapshot(rows)
+            async def source(key: str | None, append: Append) -> int:
+                append("a")
+                await gate.wait()
+                return 30
+
+            subscription = bus.subscribe(rows)
+            await settle()
+            for number in range(40):
+                bus.publish_nowait(rows, f"b{number}")
+            assert subscription.lag == 41
+            gate.set()
+            await settle()
+            assert subscription.lag == 11
+            assert len(drain(subscription)) == 11
+            assert subscription.lag == 0
 
 
 class Test_refresh:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import tracemalloc
 import weakref
 from typing import Any
 
@@ -23,6 +25,7 @@ from eventstream import (
     PositionLost,
     Resumed,
     SlowSubscriber,
+    Subscription,
     SubscriptionClosed,
     Topic,
 )
@@ -742,6 +745,35 @@ class Test_revoke:
             with fail_after(5), pytest.raises(NotAuthorized):
                 async for _ in subscription:
                     pass
+
+
+class Test_what_it_weighs:
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio's own task takes more than the bound
+    @pytest.mark.parametrize("by_batches", [False, True])
+    async def test_while_it_waits_less_than_2_KiB_with_its_task(self, bus: EventBus, by_batches: bool) -> None:
+        tasks: list[asyncio.Task[None]] = []
+
+        async def read(subscription: Subscription[int]) -> None:
+            async for _ in subscription.batches() if by_batches else subscription:
+                pass
+
+        async def start(number: int) -> None:
+            tasks.extend(asyncio.create_task(read(bus.subscribe(numbers))) for _ in range(number))
+            await settle()
+            bus.publish_nowait(numbers, 1)
+            await settle()
+            gc.collect()
+
+        await start(1)
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        await start(1000)
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (after - before) / 1000 < 2048
 
 
 class Test_statistics:

@@ -676,6 +676,36 @@ class Test_at_every_line:
             assert state == ({"k0": wanted["k0"]} if "key" in filters else wanted)
         assert at > 30
 
+    @one_loop
+    @pytest.mark.parametrize("filters", [{}, {"key": "k0"}])
+    async def test_one_that_leaves_a_snapshot_is_never_counted_in_two_buffers(
+        self, bus: EventBus, filters: dict[str, Any]
+    ) -> None:
+        """A publisher that asks where it stands would else take it for a laggard."""
+        at, done = 0, True
+        while done:
+            at += 1
+            topic = Topic(f"state {at}", int, key=lambda number: f"k{number % 2}", compacted=True)
+            other = bus.subscribe(topic, **filters)  # so that the key has a buffer, which counts on
+            publish_times(bus, topic, 20, 0)
+            subscription = bus.subscribe(topic, **filters)
+            published = 10 if filters else 20
+            deadlines: list[int] = []
+
+            def look(
+                cursor: cursor_module.Cursor = subscription._cursor,
+                deadlines: list[int] = deadlines,
+                published: int = published,
+            ) -> None:
+                deadlines.append(cursor.deadline(published))
+
+            with Interruption(at, look) as interruption:
+                drain(subscription)
+            done = interruption.done
+            assert deadlines == [published + topic.max_lag] * done
+            other.close()
+        assert at > 30
+
     @staticmethod
     def follow(subscription: Subscription[int], state: dict[str, int]) -> None:
         while True:

@@ -25,10 +25,15 @@ from .ours import Ours
 from .peer import Peer, Sample
 from .redis import Redis
 
-__all__ = ("PEERS", "Far")
+__all__ = ("PEERS", "Far", "missing")
 
 PEERS: Final[dict[str, type[Peer]]] = {peer.name: peer for peer in (Ours, Nats, Redis)}
 BURST: Final = 64  # events of a flood that are published without a turn for others
+
+
+def missing() -> list[str]:
+    """What is not installed of what the peers need."""
+    return [name for peer in PEERS.values() for name in peer.missing()]
 
 
 class Far:

@@ -52,7 +52,7 @@ class NatsClient(Client):
 
     async def mirror(self, complete: Callable[[int], None]) -> None:
         bucket = await self._connection.jetstream(timeout=PATIENCE).key_value(BUCKET)
-        state = {}
+        state: dict[str, Sample] = {}
         watcher = await bucket.watchall()
         async for entry in watcher:
             if entry is None:
@@ -65,8 +65,8 @@ class Nats(Peer):
     """nats-server in a third process."""
 
     name = "nats-server, nats-py"
-    needs = ("nats",)
-    program = "nats-server"
+    needs: tuple[str, ...] = ("nats",)
+    program: str | None = "nats-server"
 
     async def open(self, stack: AsyncExitStack) -> None:
         import nats

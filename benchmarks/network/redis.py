@@ -37,11 +37,13 @@ class RedisClient(Client):
             sink(from_bytes(message["data"]))
 
     async def replay(self, count: int, sink: Sink) -> None:
-        left, last = count, "0"
+        left: int = count
+        last: str | bytes = "0"
         while left > 0:
             for _, entries in await self._connection.xread({KEPT: last}, count=1000):
-                for last, fields in entries:
+                for _, fields in entries:
                     sink(from_bytes(fields[b"e"]))
+                last = entries[-1][0]
                 left -= len(entries)
 
     async def mirror(self, complete: Callable[[int], None]) -> None:
@@ -60,8 +62,8 @@ class Redis(Peer):
     """redis-server in a third process."""
 
     name = "redis-server, redis-py"
-    needs = ("redis", "hiredis")
-    program = "redis-server"
+    needs: tuple[str, ...] = ("redis", "hiredis")
+    program: str | None = "redis-server"
 
     async def open(self, stack: AsyncExitStack) -> None:
         from redis.asyncio import Redis as Connection

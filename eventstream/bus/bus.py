@@ -7,7 +7,7 @@ the path of an event but checks: a publish goes to the log, the log appends to t
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random, SystemRandom
 from threading import RLock, get_ident
@@ -18,22 +18,10 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from ..errors import (
-    BusClosed,
-    NotAuthorized,
-    NotCompacted,
-    NowaitUnsupported,
-    TopicConflict,
-)
-from ..events import (
-    Earliest,
-    Event,
-    Position,
-    Topic,
-    check_name,
-)
+from ..errors import BusClosed, NotAuthorized, NotCompacted, NowaitUnsupported, TopicConflict
+from ..events import Earliest, Event, Position, Topic, check_name
 from ..logs import Entries, Log, MemoryLog, NowaitLog, Terms
-from ..snapshots import Build, Mirrors, SnapshotCache, SnapshotOptions, Source, TopicOpening, View
+from ..snapshots import Mirrors, SnapshotCache, SnapshotOptions, Source, TopicOpening, View
 from ..topics import LiveTopic, Subscription, Waker, current_waker
 from .arguments import check_after, check_filter, terms
 from .handlers import Handler, Handlings, OnError
@@ -422,6 +410,14 @@ class EventBus:
         """
         return (self._known.get(topic) or self._declare(topic)).live.position
 
+    def dedupe_seconds(self, topic: Topic[Any]) -> float:
+        """For how many seconds back the ids of publishes to a topic are known: an older one may be appended again.
+
+        Raises:
+            TopicConflict, BusClosed: as for `publish`.
+        """
+        return self._log.remembers((self._known.get(topic) or self._declare(topic)).live)
+
     def statistics(self) -> BusStatistics:
         """What the bus holds at this moment."""
         self._running()
@@ -465,13 +461,7 @@ class EventBus:
         self._log.attach(room.live)
         return room
 
-    def _spawn(self, opening: TopicOpening, build: Build, source: Source) -> None:
-        async def run() -> None:
-            try:
-                await build.run(source, self._options.timeout)
-            finally:
-                opening.finished(build)
-
+    def _spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._running().start_soon(run, name="eventstream snapshot")
 
     def _check_open(self) -> None:

@@ -5,6 +5,7 @@ Nothing else of eventstream imports from here.
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Final
 
@@ -23,4 +24,5 @@ def main() -> None:
             raise  # not the extra: something is broken, and its traceback tells what
         sys.exit(f"eventstream: the command line needs {missing}, which is not installed.\n"
                  "Install the extra: pip install 'eventstream[cli]'")  # fmt: skip
+    logging.getLogger("eventstream.pipes").setLevel(logging.ERROR)  # each command tells of its connection by itself
     sys.exit(call(sys.argv[1:]))

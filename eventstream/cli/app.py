@@ -69,7 +69,8 @@ def serve(
         Where: tcp://HOST:PORT (port 0 is any that is free), tls://HOST:PORT or unix:///PATH. May be repeated.
     config:
         A TOML file with topics: [[topics]] with name, and compacted, keyed, retain, max_lag if not as usual. Clients
-        may make other topics.
+        may make other topics. [jwt] lets in who shows a JSON Web Token: keys (a file with PEM, JWKS or a secret),
+        algorithms, issuer, audience, and principal, permissions, leeway if not as usual.
     log:
         Where events are kept. In this version memory:// alone.
     token_file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +64,10 @@ class Dialer:
         error: Of the last dial; None if it succeeded.
     """
 
-    def __init__(self, url: str, link: Link, lost: Callable[[], None] | None = None) -> None:
+    def __init__(self, url: str, link: Link) -> None:
         self.made: int = 0
         self.error: Exception | None = None
         self._url = url
-        self._lost = lost
         if not url.startswith(SCHEMES):
             raise Failure(f"{url!r}: write tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH", USAGE)
         try:
@@ -77,9 +76,7 @@ class Dialer:
             raise Failure(str(error), USAGE) from None
 
     async def __call__(self) -> ByteStream:
-        """Dials once. Tells `lost` if that is because a connection was lost."""
-        if self.made and self.error is None and self._lost is not None:
-            self._lost()
+        """Dials once."""
         try:
             stream = await self._dial()
         except Exception as error:
@@ -95,21 +92,18 @@ class Dialer:
 
 
 @asynccontextmanager
-async def connected(
-    url: str, link: Link, *, lasting: bool = False, lost: Callable[[], None] | None = None
-) -> AsyncIterator[RemoteBus]:
+async def connected(url: str, link: Link, *, lasting: bool = False) -> AsyncIterator[RemoteBus]:
     """The bus of the server at `url`, when it has accepted us.
 
     Args:
         url: `tcp://`, `tls://` or `unix://`.
         link: The options.
         lasting: Whether to keep trying for ever once it was reached; else a loss of `link.timeout` seconds is the end.
-        lost: Called each time when the connection was lost.
 
     Raises:
         Failure: if it cannot be reached in time, or refuses us.
     """
-    dialer = Dialer(url, link, lost)
+    dialer = Dialer(url, link)
     retry = Retry(cap=CAP, give_up_after=None if lasting else link.timeout)
     token = None if link.token_file is None else read_token(link.token_file)
     try:

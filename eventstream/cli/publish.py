@@ -57,7 +57,10 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.key_field is None:
             return NO_KEY if self.key is None else self.key
-        found = payload.get(self.key_field) if isinstance(payload, dict) else None
+        if not isinstance(payload, dict) or self.key_field not in payload:
+            what = "this object has" if isinstance(payload, dict) else "this is no object, and so has"
+            raise line.failure(f"{what} no field {self.key_field!r}, which is to be the key")
+        found = payload[self.key_field]
         if isinstance(found, int) and not isinstance(found, bool):
             found = str(found)
         try:
@@ -80,7 +83,8 @@ async def publish(url: str, name: str, input: Input, link: Link) -> int:
                 await publishing.run()
         finally:
             last = "" if publishing.last is None else f"; last position {publishing.last}"
-            tell(f"published {publishing.count:,} events to {name}{last}")
+            events = "event" if publishing.count == 1 else "events"
+            tell(f"published {publishing.count:,} {events} to {name}{last}")
     return DONE
 
 

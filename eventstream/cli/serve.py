@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, nullcontext
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ import msgspec
 from ..bus import EventBus
 from ..codec import Keyed
 from ..events import Topic
-from ..remote import Authenticate, Credentials, Grant, Server
+from ..remote import Authenticate, Credentials, Grant, JwtRules, Server, jwt_verifier
 from .lines import read_some
 from .links import read_token, told_of_files
 from .listening import Certificates, listen
@@ -45,8 +45,26 @@ class _Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Topic(self.name, Keyed, key=key, compacted=self.compacted, retain=self.retain, max_lag=self.max_lag)
 
 
+class _Jwt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose JSON Web Tokens are accepted, in the configuration."""
+
+    keys: str
+    algorithms: list[str]
+    issuer: str
+    audience: str
+    principal: str = "sub"
+    permissions: str | None = None
+    leeway: int = 30
+
+    def rules(self) -> JwtRules:
+        fields = msgspec.structs.asdict(self)
+        del fields["keys"]
+        return JwtRules(**fields)
+
+
 class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topics: list[_Declared] = []
+    jwt: _Jwt | None = None
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,35 +83,61 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             Failure: if it cannot be used.
         """
-        if self.config is None:
-            return []
-        with told_of_files(self.config):
-            content = self.config.read_bytes()
-        try:
-            declared = msgspec.toml.decode(content, type=_Config).topics
-            topics = [one.topic() for one in declared]
-        except ValueError as error:  # TOML's, msgspec's, or the topic's own
-            raise Failure(f"{self.config}: {error}", USAGE) from None
+        with self._told_of_config() as config:
+            topics = [one.topic() for one in config.topics]
         if twice := {topic.name for topic in topics if sum(one.name == topic.name for one in topics) > 1}:
             raise Failure(f"{self.config}: topics that are declared twice: {', '.join(sorted(twice))}", USAGE)
         return topics
 
     def authenticate(self) -> Authenticate | None:
-        """Who may come in: everybody, or who has the token."""
-        if self.token_file is None:
-            return None
-        token = read_token(self.token_file).encode()
+        """Who may come in: everybody, or who has the token, or a JSON Web Token.
 
-        def check(credentials: Credentials) -> Grant | None:
-            shown = (credentials.token or "").encode()
-            return Grant("token") if hmac.compare_digest(shown, token) else None
+        Raises:
+            Failure: if the configuration, or a file that is named there, cannot be used.
+        """
+        with self._told_of_config() as config:
+            jwt = config.jwt
+            if jwt is not None and self.token_file is not None:
+                raise Failure(f"{self.config}: [jwt] and --token-file exclude each other", USAGE)
+            if jwt is not None:
+                return self._jwt(jwt)
+        return None if self.token_file is None else _shared_token(read_token(self.token_file).encode())
 
-        return check
+    @contextmanager
+    def _told_of_config(self) -> Iterator[_Config]:
+        try:
+            if self.config is None:
+                yield _Config()
+                return
+            with told_of_files(self.config):
+                content = self.config.read_bytes()
+            yield msgspec.toml.decode(content, type=_Config)
+        except ValueError as error:  # TOML's, msgspec's, or what was made of it
+            raise Failure(f"{self.config}: {error}", USAGE) from None
+
+    def _jwt(self, jwt: _Jwt) -> Authenticate:
+        assert self.config is not None
+        path = self.config.parent / jwt.keys
+        with told_of_files(path):
+            present = path.read_bytes()
+        try:
+            jwt_verifier(present, jwt.rules())  # so that a wrong file is told now, and not to the first client
+        except RuntimeError as error:
+            raise Failure(str(error), USAGE) from None
+        return jwt_verifier(anyio.Path(path).read_bytes, jwt.rules())  # keys change while it runs
 
     def check_log(self) -> None:
         """Refuses logs that this version does not have."""
         if urlsplit(self.log).scheme != "memory" or self.log != "memory://":
             raise Failure(f"--log {self.log}: not available in this version, only memory:// is", USAGE)
+
+
+def _shared_token(token: bytes) -> Authenticate:
+    def check(credentials: Credentials) -> Grant | None:
+        shown = (credentials.token or "").encode()
+        return Grant("token") if hmac.compare_digest(shown, token) else None
+
+    return check
 
 
 async def serve(setup: Setup) -> int:

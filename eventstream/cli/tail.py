@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import islice, repeat
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ import anyio
 import msgspec
 
 from ..codec import Keyed
-from ..errors import NotAuthorized, PositionLost, SlowSubscriber
+from ..errors import PositionLost, SlowSubscriber
 from ..events import EARLIEST, Bookmark, Earliest, Event, Position, Resumed, SnapshotEnd, SnapshotStart, Topic
 from ..remote import RemoteBus
 from ..topics import Subscription
@@ -57,7 +56,7 @@ async def tail(url: str, name: str, selection: Selection, link: Link, json: bool
         if start is None and not topic.compacted:
             start = EARLIEST  # it is younger than our wish to read it
     following = Following(topic, selection, start, json)
-    async with connected(url, link, lasting=True, lost=following.lost) as bus, anyio.create_task_group() as tasks:
+    async with connected(url, link, lasting=True) as bus, anyio.create_task_group() as tasks:
         tasks.start_soon(following.watch, bus)
         await following.run(bus)
         tasks.cancel_scope.cancel()
@@ -75,8 +74,8 @@ async def _wait_for(url: str, name: str, link: Link) -> Topic[Keyed]:
 class Following:
     """Follows one topic over every loss of its connection, and tells of each how it ended.
 
-    A bus goes on by itself after a loss. That it did is known when a question asked after it is answered; then a
-    bookmark is asked for, and if that comes without a reset before it, nothing was missed.
+    A bus goes on by itself after a loss. When it is connected again a bookmark is asked for, and if that comes without
+    a reset before it, nothing was missed.
     """
 
     def __init__(
@@ -89,24 +88,16 @@ class Following:
         self._left = selection.count
         self._output = Output()
         self._snapshot: Position | None = None  # Invariant: set between SnapshotStart and SnapshotEnd
-        self._was_lost = anyio.Event()
         self._unsure = False  # whether there was a loss of which the outcome was not told yet
         self._subscription: Subscription[Keyed] | None = None
 
-    def lost(self) -> None:
-        """The connection was lost."""
-        tell(f"{PREFIX} the connection was lost; trying again")
-        self._unsure = True
-        self._was_lost.set()
-
     async def watch(self, bus: RemoteBus) -> None:
         """After each loss, asks where the reader stands."""
-        while True:
-            await self._was_lost.wait()
-            self._was_lost = anyio.Event()
-            with suppress(NotAuthorized):  # an answer all the same
-                await bus.head(self._topic)
-            if self._subscription is not None:
+        async for back in bus.connection_changes():
+            if not back:
+                tell(f"{PREFIX} the connection was lost; trying again")
+                self._unsure = True
+            elif self._unsure and self._subscription is not None:
                 self._subscription.request_bookmark()
 
     async def run(self, bus: RemoteBus) -> None:

@@ -61,6 +61,10 @@ class Log(Protocol):
         """
         ...
 
+    def remembers(self, live: LiveTopic) -> float:
+        """For how many seconds back it surely knows the ids of the publishes to this topic; from any thread."""
+        ...
+
     async def refresh(self, live: LiveTopic) -> Position:
         """Ends the present life of a topic's history and begins another. Returns its position 0."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ class MemoryLog:
         clock: Gives events their time, in POSIX seconds.
         random: Where epochs come from; give a seeded one only to simulations.
         dedupe_seconds: How long an id is remembered, 120 s by default; 65,536 ids at most for each topic.
+            `remembers` tells how far back that goes.
     """
 
     def __init__(
@@ -92,6 +94,13 @@ class MemoryLog:
         """As `Log.append`; does not wait."""
         return self.append_nowait(live, entries, terms)
 
+    def remembers(self, live: LiveTopic) -> float:
+        """The window, or less if ids have come so fast that there was no room for all of them."""
+        memory = self._memories.get(live.topic.name)
+        if memory is None or memory.epoch != live.epoch:
+            return self._window
+        return min(self._window, max(0.0, self._clock() - memory.forgotten))
+
     async def refresh(self, live: LiveTopic) -> Position:
         """Begins again, as if the topic had never been used."""
         self.attach(live)
@@ -137,11 +146,12 @@ def _batch(name: str, entries: Entries, index: int, now: float, headers: Mapping
 class _Memory:
     """What is remembered of one life of a topic: the ids of its recent publishes, and, once asked for, its keys."""
 
-    __slots__ = ("_ids", "epoch", "keys")
+    __slots__ = ("_ids", "epoch", "forgotten", "keys")
 
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
         self.keys: _Keys | None = None
+        self.forgotten: float = -math.inf  # when the newest id came that is not known any more for want of room
         self._ids: OrderedDict[str, tuple[float, int]] = OrderedDict()  # oldest first
 
     def index_of(self, id: str, since: float) -> int | None:
@@ -154,7 +164,7 @@ class _Memory:
         self._ids.pop(id, None)
         self._ids[id] = (now, index)
         if len(self._ids) > DEDUPE_IDS:
-            self._ids.popitem(last=False)
+            _, (self.forgotten, _) = self._ids.popitem(last=False)
 
 
 class _Keys:

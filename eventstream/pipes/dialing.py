@@ -7,6 +7,7 @@ generation number, so that a server can tell a late one.
 
 from __future__ import annotations
 
+import logging
 import math
 import ssl
 from collections.abc import Awaitable, Callable
@@ -41,6 +42,8 @@ HEARTBEAT: Final = 10.0  # seconds: a dead link is noticed in half a minute, for
 LINGER: Final = 5.0  # seconds
 DIAL_TIMEOUT: Final = 10.0  # seconds
 HANDSHAKE: Final = 4096  # bytes asked for while waiting for a WELCOME
+WORTH_A_WORD: Final = 6  # failures in a row: about 1.5 s with the default schedule
+logger: Final = logging.getLogger("eventstream.pipes")
 
 Reconnector: TypeAlias = Callable[[], Awaitable[ByteStream]]
 """Makes one new connection to the server each time it is called; never called twice at once for one pipe."""
@@ -160,6 +163,8 @@ class BackedPipe(Pipe):
                 if error is not None and not self._goes_on(error, down):
                     self._finish(self._final(error, failures, down))
                     return
+                if failures == WORTH_A_WORD:  # once: who waits for a wrong address would never know why
+                    logger.warning("no connection for %.1f s, and dialing on: %s", down, _in_words(error))
                 await self._wait(self._retry.delay(failures, self._random.random()))
 
     async def _link_once(self) -> Exception | None:
@@ -225,3 +230,8 @@ class BackedPipe(Pipe):
         with CancelScope() as self._pause:
             await sleep(seconds)
         self._pause = None
+
+
+def _in_words(error: Exception | None) -> str:
+    """What a person needs to find the mistake: many errors of the network have no text, or only a text."""
+    return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -23,14 +23,16 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
 from ..errors import LinkSilent
+from .direct import DirectWriter
 from .frames import Decoder, Frame
 from .liveness import Verdict
+from .pieces import Piece
 from .session import Session
 from .signal import Signal
 
 __all__ = ("ACK_DELAY", "Link", "hang_up")
 
-ACK_DELAY: Final = 0.05  # seconds: long enough that bulk transfers are acknowledged by their volume alone
+ACK_DELAY: Final = 0.2  # seconds: a thousand readers of a slow stream would else answer each of its events
 RECEIVE: Final = 256 * 1024  # bytes asked of the stream at once: what asyncio reads; less would cut and copy it
 
 
@@ -66,11 +68,14 @@ class Link:
         self._session = session
         self._decoder = decoder
         self._on_input = on_input
+        self._direct = DirectWriter(stream)
+        self._rest: Piece = b""  # of what was taken from the session: not written yet, and nobody is writing it
         self._tasks: TaskGroup | None = None
         self._output = Signal()
         self.wake: Callable[[], None] = self._output.set  # there is something to send
         self._owing = Signal()
         self._turn = Signal()  # for the listening task: take the stream back
+        self._gathering: list[Signal] = []  # of those who wait for the next write to be over
         # Sockets wake who waits for them when they are closed; other streams may not, so their callers are cancelled.
         self._wakes_callers = isinstance(stream, SocketStream | TLSStream)
         self._callers: set[CancelScope] = set()
@@ -90,11 +95,24 @@ class Link:
         """Whether a task that waits for bytes shall read them itself."""
         return self._is_lent and not self._reading and not self._over
 
+    def tell_written(self, signal: Signal) -> None:
+        """Will set it as soon as the next write is over, or there is nothing that may be written, or no link."""
+        if self._over:
+            signal.set()
+        else:
+            self._gathering.append(signal)
+
+    def _written(self) -> None:
+        told, self._gathering = self._gathering, []
+        for signal in told:
+            signal.set()
+
     def stop(self, error: Exception | None = None) -> None:
         """Ends the link, now. The first reason stays."""
         if not self._over:
             self._over = True
             self.error = error
+            self._written()
             if self._tasks is not None:
                 self._tasks.cancel_scope.cancel()
             for scope in self._callers:
@@ -121,6 +139,7 @@ class Link:
                 tasks.cancel_scope.cancel()
         finally:
             self._over = True
+            self._written()
             await hang_up(self._stream)
 
     async def _guard(self, part: Callable[..., Awaitable[None]], *args: object) -> None:
@@ -143,7 +162,10 @@ class Link:
 
         Whatever the stream raises ends the link, not the caller. Cancelled, it gives the stream back.
         """
-        await self._in_callers_task(self._read_for_caller)
+        if self._wakes_callers:  # as `_in_callers_task`, with a frame less for each message to pass
+            await self._read_for_caller()
+        else:
+            await self._in_callers_task(self._read_for_caller)
 
     async def _read_for_caller(self) -> None:
         try:
@@ -191,37 +213,52 @@ class Link:
         return somebody_waited
 
     async def _flush(self, preface: bytes) -> None:
-        if preface:
-            await self._stream.send(preface)
-        self._sending = False
+        self._rest, self._sending = preface, bool(preface)
         while not self._over:  # one that was fenced must not take what the new link has to send
-            data = b"" if self._sending else self._session.next_output()
-            if data:
-                self._sending = True
-                await self._stream.send(data)
+            if self._rest:
+                rest, self._rest = self._rest, b""
+                await self._stream.send(bytes(rest))
                 self._sending = False
-            else:
+                self._written()
+            elif self._sending:
                 await self._output.wait()
+            elif not self._put_out():
+                self._written()
+                await self._output.wait()
+
+    def _put_out(self) -> bool:
+        """Writes what there is, as far as the system takes it at once; the rest is to be sent. Whether there was any.
+
+        Nobody may be writing.
+        """
+        data = self._session.next_output()
+        if not data:
+            return False
+        self._rest = self._direct.write(data)
+        self._sending = bool(self._rest)
+        return True
+
+    def flush_nowait(self) -> None:
+        """Writes at once what the system takes at once; the flush task does the rest."""
+        if self._sending or self._over or not self._put_out() or self._rest or self._session.has_output:
+            self.wake()
 
     async def flush_now(self) -> None:
         """Sends from the caller's own task if nobody else does: one turn of the loop less on the way of an answer.
 
         Whatever the stream raises ends the link, not the caller. So does a cancellation: half a frame may be out.
         """
-        if self._sending or self._over:
-            self.wake()
-            await checkpoint()
-        else:
+        if not self._sending and not self._over and self._put_out() and self._rest:
             await self._in_callers_task(self._flush_for_caller)
+        else:
+            if self._session.has_output:
+                self.wake()
+            await checkpoint()
 
     async def _flush_for_caller(self) -> None:
-        self._sending = True
+        rest, self._rest = self._rest, b""
         try:
-            data = self._session.next_output()
-            if data:
-                await self._stream.send(data)
-            else:
-                await checkpoint()
+            await self._stream.send(bytes(rest))
         except Exception as error:  # as in `_guard`
             self.stop(error)
         except BaseException:
@@ -229,6 +266,7 @@ class Link:
             raise
         finally:
             self._sending = False
+            self._written()
             if self._session.has_output:
                 self.wake()
 
@@ -249,5 +287,5 @@ class Link:
             if self._over:
                 return
             self._session.ack_soon()
-            self._output.set()
+            self.flush_nowait()
             self.listen()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from anyio import BusyResourceError, ClosedResourceError, EndOfStream, Event, current_time, move_on_after
+from anyio import BusyResourceError, ClosedResourceError, EndOfStream, Event, WouldBlock, current_time, move_on_after
 from anyio.abc import ByteStream
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
@@ -43,6 +43,7 @@ class Pipe(ByteStream):
         self._readable = Signal()
         self._room = Signal()
         self._changed: Event | None = None  # for the rare waits, of any number of tasks; made when somebody waits
+        self._relinked: Event | None = None  # for those who wait for links to come and go, and for nothing else
         self._is_sending = False  # by a task of our program
         self._is_receiving = False
         self._sends = 0  # since other tasks had a turn
@@ -119,6 +120,22 @@ class Pipe(ByteStream):
         """Lets what was accepted go out, with what else comes in this turn of the event loop."""
         if self._link is not None:
             self._link.wake()
+
+    def flush_nowait(self) -> None:
+        """Writes to the connection what was accepted, as far as it takes that at once; the rest goes out soon."""
+        if self._link is not None:
+            self._link.flush_nowait()
+
+    async def gather(self, written: Signal) -> None:
+        """Waits until the next write to the connection is over, so that what comes meanwhile goes together.
+
+        It waits for one write, not for all, and not for the peer; without a connection not at all. Any number of tasks
+        may wait, each by a signal of its own, which it may use again.
+        """
+        if self._link is not None:
+            self._link.tell_written(written)
+            self._link.wake()
+            await written.wait()
 
     async def flush(self) -> None:
         """Writes to the connection what was accepted, unless another task is at it, which then goes on. A checkpoint.
@@ -197,23 +214,51 @@ class Pipe(ByteStream):
             if reader.unread:
                 await checkpoint()
             while not reader.unread or self._closed:
-                if self._closed:
-                    raise ClosedResourceError
                 if reader.ended:
                     await checkpoint()
-                    raise EndOfStream
-                if self._session.is_closed:
-                    self._raise_end()
+                self._check_receiving()
                 await self._wait_for_bytes()
-            data = reader.take(max_bytes)
-            self._answering = True
-            if self._link is None:
-                self._on_held()
-            elif reader.ack_is_urgent:
-                self._link.wake()
-            return data
+            return self._take(max_bytes)
         finally:
             self._is_receiving = False
+
+    def receive_nowait(self, max_bytes: int = 65536) -> bytes:
+        """The next bytes, if some have come already: for those who do more with each turn than take one piece.
+
+        Raises:
+            anyio.WouldBlock: if there are none yet.
+            anyio.BusyResourceError: if another task is receiving.
+            Others: as of `receive`.
+        """
+        if max_bytes < 1:
+            raise ValueError("max_bytes must be a positive integer")
+        if self._is_receiving:
+            raise BusyResourceError("receiving from")
+        self._check_receiving()
+        if not self._session.reader.unread:
+            raise WouldBlock
+        return self._take(max_bytes)
+
+    def _check_receiving(self) -> None:
+        """Raises why there will be no more bytes, if that is so."""
+        reader = self._session.reader
+        if self._closed:
+            raise ClosedResourceError
+        if not reader.unread:
+            if reader.ended:
+                raise EndOfStream
+            if self._session.is_closed:
+                self._raise_end()
+
+    def _take(self, max_bytes: int) -> bytes:
+        reader = self._session.reader
+        data = reader.take(max_bytes)
+        self._answering = True
+        if self._link is None:
+            self._on_held()
+        elif reader.ack_is_urgent:
+            self._link.wake()
+        return data
 
     async def _wait_for_bytes(self) -> None:
         if self._link is not None and self._link.is_lent:
@@ -277,6 +322,22 @@ class Pipe(ByteStream):
         await checkpoint()
         await self._wait_link_after(0)
 
+    async def wait_disconnected(self) -> None:
+        """Waits until there is no link, or another one than when this was called. Any number of tasks may wait.
+
+        What was sent is safe all the same: this is for those who want to show it, or to reckon with a delay.
+
+        Raises:
+            ClosedResourceError: if `aclose` is called here.
+            PipeBroken: if the pipe ends before.
+        """
+        links = self._session.links
+        await checkpoint()
+        self._check_open()
+        while self._session.links == links and self._session.state is State.CONNECTED:
+            await self._link_change()
+            self._check_open()
+
     async def force_reconnect(self) -> None:
         """Gives the present link up, healthy or not, and waits until there is a new one (which the dialer makes).
 
@@ -299,11 +360,21 @@ class Pipe(ByteStream):
 
     async def _wait_link_after(self, links: int) -> None:
         while self._session.links <= links or self._session.state is not State.CONNECTED:
-            if self._closed:
-                raise ClosedResourceError
-            if self._session.is_closed:
-                self._raise_end()
-            await self._change()
+            self._check_open()
+            await self._link_change()
+
+    async def _link_change(self) -> None:
+        if self._link is not None:
+            self._link.listen()
+        if self._relinked is None:
+            self._relinked = Event()
+        await self._relinked.wait()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedResourceError
+        if self._session.is_closed:
+            self._raise_end()
 
     async def aclose(self) -> None:
         """Ends the pipe. What was sent still goes to the peer, if there is a link, for at most `linger` seconds.
@@ -369,6 +440,9 @@ class Pipe(ByteStream):
         if self._changed is not None:
             self._changed.set()
             self._changed = None
+        if self._relinked is not None:
+            self._relinked.set()
+            self._relinked = None
 
     async def _change(self) -> None:
         if self._link is not None:

@@ -71,9 +71,11 @@ class BackedWriter:
         ring = self.ring
         while budget > 0 and ring.sent < ring.end and (room := self._limit - ring.sent) > 0:
             sequence = ring.sent
-            piece = ring.next_piece(min(room, budget, MAX_PAYLOAD))
-            output += (encode_data(sequence, len(piece)), piece)
-            budget -= len(piece)
+            pieces = self._next_pieces(min(room, budget, MAX_PAYLOAD))
+            length = ring.sent - sequence
+            output.append(encode_data(sequence, length))
+            output += pieces
+            budget -= length
         if ring.sent > self._reached:
             self._reached = ring.sent
         if self.finished and ring.sent == ring.end and not self._fin_sent and not self._fin_acknowledged:
@@ -81,6 +83,14 @@ class BackedWriter:
             self._reached = ring.end + 1
             output.append(encode(Fin(ring.end)))
         return output
+
+    def _next_pieces(self, limit: int) -> list[Piece]:
+        """What one DATA frame carries: as much as may go, as each frame is a step of its own for the peer."""
+        pieces: list[Piece] = []
+        while limit > 0 and (piece := self.ring.next_piece(limit)):
+            pieces.append(piece)
+            limit -= len(piece)
+        return pieces
 
     def acknowledge(self, position: int, limit: int) -> None:
         """The peer has all bytes before `position`, and room up to `limit`. Older news than we have changes nothing.

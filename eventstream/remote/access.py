@@ -7,9 +7,13 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-__all__ = ("Action", "Authenticate", "Authorize", "Credentials", "Grant", "ServerLimits")
+__all__ = ("Action", "Authenticate", "Authorize", "Credentials", "Grant", "May", "ServerLimits")
 
 Action: TypeAlias = Literal["subscribe", "publish", "delete", "refresh", "create", "list"]
+
+
+May: TypeAlias = Callable[[Action, str, str | None], bool]
+"""(action, topic, key) -> whether what a client has shown allows it. If it raises, that is logged, and means no."""
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -33,10 +37,12 @@ class Grant(msgspec.Struct, frozen=True):
     Attributes:
         principal: For `authorize`, and for `revoke`.
         expires: When it ends, in POSIX seconds; None: never.
+        may: What its credentials allow. Asked besides the server's `authorize`: both must allow it. None: everything.
     """
 
     principal: Hashable
     expires: float | None = None
+    may: May | None = None
 
 
 Authenticate: TypeAlias = Callable[[Credentials], Grant | Awaitable[Grant | None] | None]

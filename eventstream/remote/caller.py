@@ -7,9 +7,18 @@ from contextlib import suppress
 from random import Random
 from typing import Final
 
-from anyio import ClosedResourceError, EndOfStream, Event, create_task_group, current_time, move_on_after, sleep
+from anyio import (
+    ClosedResourceError,
+    EndOfStream,
+    Event,
+    WouldBlock,
+    create_task_group,
+    current_time,
+    move_on_after,
+    sleep,
+)
 
-from ..errors import EventStreamError, NotAuthorized, PipeBroken, ReconnectFailed, ResumeRefused
+from ..errors import EventStreamError, NotAuthorized, PipeAbandoned, PipeBroken, ReconnectFailed, ResumeRefused
 from ..pipes import BackedPipe, Reconnector, Retry
 from .conversation import Conversation
 from .messages import MessageDecoder
@@ -19,6 +28,7 @@ __all__ = ("Caller", "Token")
 
 Token = str | Callable[[], str | Awaitable[str]] | None
 
+CHUNK: Final = 256 * 1024  # bytes that are heard before other tasks get a turn
 LINGER: Final = 2.0  # seconds that saying goodbye may take
 LASTING: Final = 1.0  # seconds after which a connection that was accepted has proved to be none that fails at once
 
@@ -58,7 +68,8 @@ class Caller:
 
     async def take_leave(self) -> None:
         """Lets the server know, if it is there, so that it need not keep what is ours until the grace time is over."""
-        if self._outgoing is not None:
+        standing = self._conversation.standing
+        if self._outgoing is not None and (standing.accepted or standing.linked):
             self._outgoing.close()
             with move_on_after(LINGER):
                 await self._gone.wait()
@@ -75,7 +86,7 @@ class Caller:
                 if isinstance(error, ReconnectFailed) or not isinstance(error, PipeBroken):
                     talk.end(error)
             finally:
-                lasted = talk.connected and current_time() - began > LASTING
+                lasted = talk.standing.accepted and current_time() - began > LASTING
                 talk.lose()
             failures = 0 if lasted else failures + 1
             if talk.error is None:
@@ -89,8 +100,7 @@ class Caller:
         ) as pipe:
             self._outgoing = Outgoing(pipe)
             try:
-                self._conversation.introduce(self._outgoing, token)
-                await self._talk(pipe, self._outgoing)
+                await self._talk(pipe, self._outgoing, token)
             finally:
                 self._outgoing = None
 
@@ -103,7 +113,7 @@ class Caller:
         except Exception as error:
             raise NotAuthorized(None, "connect: its own token callable failed") from error
 
-    async def _talk(self, pipe: BackedPipe, outgoing: Outgoing) -> None:
+    async def _talk(self, pipe: BackedPipe, outgoing: Outgoing, token: str | None) -> None:
         failure: Exception | None = None
         async with create_task_group() as tasks:
 
@@ -112,7 +122,23 @@ class Caller:
                     await outgoing.run()
                     tasks.cancel_scope.cancel()  # all was said, and we leave
 
+            async def watch() -> None:
+                standing = self._conversation.standing
+                with suppress(PipeBroken, ClosedResourceError):  # as above
+                    while True:
+                        await pipe.wait_connected()
+                        standing.move(linked=True)
+                        await pipe.wait_disconnected()
+                        standing.move(linked=False)
+
+            def give_up() -> None:
+                nonlocal failure
+                failure = PipeAbandoned("evicted")
+                tasks.cancel_scope.cancel()
+
+            self._conversation.introduce(outgoing, token, give_up)
             tasks.start_soon(send)
+            tasks.start_soon(watch)
             try:
                 await self._listen(pipe)
             except EndOfStream:
@@ -127,5 +153,18 @@ class Caller:
         decoder = MessageDecoder()
         hear = self._conversation.hear
         while True:
-            for message in decoder.feed(await pipe.receive(262_144)):
-                hear(message)
+            chunk = await pipe.receive(CHUNK)
+            heard = 0
+            while chunk:
+                for message in decoder.feed(chunk):
+                    hear(message)
+                heard += len(chunk)
+                chunk = _more(pipe) if heard < CHUNK else b""
+
+
+def _more(pipe: BackedPipe) -> bytes:
+    """What has come already, in as many pieces as it was sent in: a turn of the event loop for each is too much."""
+    try:
+        return pipe.receive_nowait(CHUNK)
+    except (WouldBlock, EndOfStream, ClosedResourceError, PipeBroken):  # whatever it is, `receive` will tell
+        return b""

@@ -11,7 +11,8 @@ know.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from random import Random, SystemRandom
 from typing import Any, Final, NoReturn, TypeVar
@@ -35,6 +36,7 @@ from .caller import Caller, Token
 from .conversation import Conversation
 from .feed import RemoteSubscription
 from .messages import Head, ListTopics, Publish, Refresh
+from .standing import Changes
 
 __all__ = ("RemoteBus",)
 
@@ -48,8 +50,12 @@ class RemoteBus(AsyncContextManagerMixin):
 
     It has the methods of `EventBus`, with the same types, frames and errors, and belongs to the event loop that entered
     it. Entering returns at once and connects in the background; calls wait until they are answered, however often the
-    connection is lost meanwhile, so give them a time limit (`anyio.fail_after`) where waiting has no use. A publish
-    that was cancelled may or may not have happened: publish again with the same `id`.
+    connection is lost meanwhile, so give them a time limit (`anyio.fail_after`) where waiting has no use.
+
+    What one client publishes is in the order of its calls, over all topics, whichever tasks call. A publish that was
+    cancelled before it could be said did not happen; a later one may or may not have: publish again with the same `id`,
+    within the server's dedupe window. A publish without an answer is said again when the connection is back; if that
+    is later than the server can know, it is not: `OutcomeUnknown`.
 
     Not over the network: `publish_nowait`, `snapshot`, `revoke` (`ServerOnly`), `authorize=` and `principal=` of
     `subscribe`: they belong to the server.
@@ -63,6 +69,9 @@ class RemoteBus(AsyncContextManagerMixin):
         retry: The schedule of dials.
         on_error: As of `EventBus`.
         random: For jitter and ids; the system's by default.
+
+    Raises:
+        TypeError, ValueError: if one of these cannot be used.
     """
 
     def __init__(
@@ -76,13 +85,14 @@ class RemoteBus(AsyncContextManagerMixin):
         on_error: OnError | None = None,
         random: Random | None = None,
     ) -> None:
+        _check(reconnector, token, window, heartbeat)
         self._random = random or SystemRandom()
         self._name = self._random.randbytes(12).hex()  # of this client, for the ids of its publishes
         self._window = window
         self._conversation = Conversation()
         self._caller = Caller(self._conversation, reconnector, token, heartbeat, retry or Retry(), self._random)
         self._handlings = Handlings(on_error)
-        self._mirrors = Mirrors(self._running, self._random)
+        self._mirrors = Mirrors(self._running, self._random, self._conversation.standing.away)
         self._tasks: TaskGroup
         self._entered = False
         self._waker: Waker
@@ -122,7 +132,12 @@ class RemoteBus(AsyncContextManagerMixin):
         headers: Mapping[str, str] | None = None,
         index: int | None = None,
     ) -> Position:
-        """As `EventBus.publish`: returns when the server has committed the event."""
+        """As `EventBus.publish`: returns when the server has committed the event.
+
+        Raises (besides):
+            OutcomeUnknown: if the answer stayed out for longer than the server remembers ids.
+            InvalidPayload, LimitReached, NotAuthorized, UnknownTopic: if the server refuses it.
+        """
         number, codec = self._known(topic)
         entries = [(topic.key_for(payload, key), msgspec.Raw(codec.encode_payload(payload)))]
         return await self._publish(number, entries, "one", (expect, id, headers, index))
@@ -251,19 +266,39 @@ class RemoteBus(AsyncContextManagerMixin):
 
     # Standing.
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the server, which has accepted this client.
+
+        A connection that has died silently is noticed after two to three heartbeats.
+        """
+        return self._conversation.standing.connected
+
     async def wait_connected(self) -> None:
-        """Waits until the server has accepted this client.
+        """Waits until it is connected. Any number of tasks may wait.
 
         Raises:
-            NotAuthorized: if it does not.
+            NotAuthorized: if the server does not accept this client.
             ReconnectFailed: if the server cannot be reached and never will.
             BusClosed: if the bus is not running.
         """
-        await self._conversation.wait_connected()
+        await self._conversation.standing.wait()
+
+    def connection_changes(self) -> AsyncIterator[bool]:
+        """Tells whether it is connected: now, then each time when that changes. For those who show it.
+
+            async for connected in bus.connection_changes():
+                lamp.green() if connected else lamp.red()
+
+        No loss is passed over, however short; who looks seldom is told of several as one. Nothing else is to be done
+        about a loss: calls wait, and subscriptions go on or are reset explicitly. Each call gives an iterator of its
+        own, for one task. It ends as `wait_connected` does, with the bus.
+        """
+        return Changes(self._conversation.standing)
 
     def __repr__(self) -> str:
         talk = self._conversation
-        state = "closed" if self._closed else "connected" if talk.connected else "connecting"
+        state = "closed" if self._closed else "connected" if talk.standing.connected else "connecting"
         return f"<RemoteBus {state} with {talk.topics} topics>"
 
     def _known(self, topic: Topic[T]) -> tuple[int, TopicCodec[T]]:
@@ -276,3 +311,15 @@ class RemoteBus(AsyncContextManagerMixin):
     def _running(self) -> TaskGroup:
         self._conversation.check()
         return self._tasks
+
+
+def _check(reconnector: object, token: object, window: int, heartbeat: float) -> None:
+    """What would else be an error in a task, much later."""
+    if not callable(reconnector):
+        raise TypeError("reconnector must be a callable that dials; for an address use open_bus(url)")
+    if token is not None and not isinstance(token, str) and not callable(token):
+        raise TypeError(f"token must be text or a callable that gives it, not {type(token).__name__}")
+    if window < 1:
+        raise ValueError(f"window is a number of bytes, at least 1, not {window}")
+    if not 0 < heartbeat < math.inf:
+        raise ValueError(f"heartbeat is a positive time in seconds, not {heartbeat}")

@@ -20,6 +20,7 @@ from anyio import (
     EndOfStream,
     Event,
     create_task_group,
+    current_time,
     move_on_after,
     sleep,
 )
@@ -28,10 +29,19 @@ from anyio.streams.tls import TLSAttribute
 
 from ..bus import EventBus
 from ..codec import TopicCodec
-from ..errors import BadFrame, BusClosed, EventStreamError, LimitReached, NotAuthorized, PipeBroken
+from ..errors import (
+    BadFrame,
+    BusClosed,
+    EventStreamError,
+    LimitReached,
+    NotAuthorized,
+    OutcomeUnknown,
+    PipeBroken,
+    shown,
+)
 from ..events import EARLIEST, Earliest, Position, Topic
 from ..pipes import Pipe
-from .access import Action, Authenticate, Authorize, Credentials, Grant, ServerLimits
+from .access import Action, Authenticate, Authorize, Credentials, Grant, May, ServerLimits
 from .faults import to_fault
 from .feeding import Feeding
 from .messages import (
@@ -62,6 +72,7 @@ from .sharing import Kept, SharedEvents
 
 __all__ = ("COME_AGAIN", "Connection", "House", "Shelf")
 
+STRANGER_BYTES: Final = 64 * 1024  # of a message before we know who sends it: a long token, with ease
 LINGER: Final = 2.0  # seconds in which the last words may reach the client
 COME_AGAIN: Final = Goodbye()
 logger: Final = logging.getLogger("eventstream.remote")
@@ -141,11 +152,13 @@ class Connection:
         self._house = house
         self._pipe = pipe
         self._outgoing = Outgoing(pipe)
-        self._decoder = MessageDecoder(house.limits.message_bytes)
+        self._decoder = MessageDecoder(min(STRANGER_BYTES, house.limits.message_bytes))
         self._topics: dict[int, Shelf | EventStreamError] = {}
         self._feedings: dict[int, Feeding] = {}
         self._all_sent = Event()
         self._serving = CancelScope()
+        self._shown: May | None = None  # what its credentials allow
+        self._welcomed = 0.0  # when, on the loop's clock
         self._goodbye: Goodbye | None = None  # the last word; None if the client left by itself
         self._tasks: TaskGroup
 
@@ -219,7 +232,9 @@ class Connection:
             if greeting.version != VERSION:
                 raise BadFrame(f"version {greeting.version} of the bus's protocol; this server speaks {VERSION}")
             grant = await self._known(greeting)
-            self.principal = grant.principal
+            self.principal, self._shown = grant.principal, grant.may
+            self._decoder.most = self._house.limits.message_bytes
+            self._welcomed = current_time()
             self._outgoing.say(encode(Welcome(VERSION, self._house.limits.message_bytes)))
             return messages, grant
         raise _TooSlow(LimitReached("greeting_seconds", seconds))
@@ -232,6 +247,8 @@ class Connection:
         try:
             answer = authenticate(Credentials(greeting.token, certificate))
             grant = await answer if inspect.isawaitable(answer) else answer
+            if not isinstance(grant, Grant | None):
+                raise TypeError(f"authenticate gave {shown(grant)}, not a Grant or None")
         except EventStreamError:
             raise
         except Exception:
@@ -243,10 +260,10 @@ class Connection:
 
     def _may(self, action: Action, topic: str, key: str | None) -> bool:
         authorize = self._house.authorize
-        if authorize is None:
-            return True
         try:
-            return authorize(self.principal, action, topic, key)
+            if self._shown is not None and not self._shown(action, topic, key):
+                return False
+            return authorize is None or authorize(self.principal, action, topic, key)
         except Exception:
             logger.exception("authorize failed for %s of topic %r, and so refuses it", action, topic)
             return False
@@ -357,6 +374,7 @@ class Connection:
             (message.key, message.prefix),
             message.credit,
             self._outgoing,
+            lambda: len(self._feedings) == 1,
         )
 
     async def _feed(
@@ -373,11 +391,14 @@ class Connection:
         topic, codec, bus = shelf.topic, shelf.codec, self._house.bus
         if message.form != "many" and len(message.entries) != 1:
             raise BadFrame(f"a publish of one event has {len(message.entries)} entries")
+        self._check_known(topic, message)
         terms: dict[str, Any] = {"id": message.id, "headers": message.headers, "index": message.index}
         if message.form == "delete":
             [(key, _)] = message.entries
             self._check("delete", topic.name, key)
             return await bus.delete(topic, key or "", expect=message.expect, **terms)
+        if not message.entries:  # its answer is the head, which is for those who may publish too
+            self._check("publish", topic.name, None)
         payloads = []
         for key, raw in message.entries:
             payload = codec.decode_payload(key or "", raw)
@@ -390,6 +411,17 @@ class Connection:
                 return bus.publish_nowait(topic, payload, key=given, expect=message.expect, **terms)
             return await bus.publish(topic, payload, key=given, expect=message.expect, **terms)
         return await bus.publish_many(topic, payloads, key=given, **terms)
+
+    def _check_known(self, topic: Topic[Any], message: Publish) -> None:
+        """A publish that comes again is not done unless it can be seen whether it was done before.
+
+        It was first said at most `age` seconds before we welcomed this client, who said it again after that; so the
+        time that these bytes needed to come here, over whatever losses, is counted too.
+        """
+        if message.age:
+            seconds = message.age + current_time() - self._welcomed
+            if seconds > self._house.bus.dedupe_seconds(topic):
+                raise OutcomeUnknown(topic.name, message.id, seconds)
 
     async def _look(self, message: Refresh | Head) -> Position:
         topic = self._shelf(message.topic).topic

@@ -8,10 +8,10 @@ answers: pipes are made, and read, by the `caller`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
-from anyio import Event
-from anyio.lowlevel import checkpoint
+from anyio import current_time
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from ..codec import TopicCodec
 from ..errors import (
@@ -42,18 +42,23 @@ from .messages import (
     Mark,
     Message,
     OpenTopic,
+    Publish,
     Subscribe,
     TopicList,
     Unsubscribe,
     Welcome,
     encode,
+    with_age,
 )
 from .outgoing import Outgoing
 from .requests import Request, Requests
+from .standing import Standing
 
 __all__ = ("Conversation",)
 
 T = TypeVar("T")
+
+MOST_UNSAID: Final = 4 * 1024 * 1024  # bytes besides requests: ten thousand subscriptions that begin at once, with ease
 
 
 class Conversation:
@@ -61,21 +66,21 @@ class Conversation:
 
     Attributes:
         requests: What was asked and is not answered.
-        connected: Whether the server has accepted us, and the pipe lasts.
+        standing: Whether we are connected.
         error: Why it is over; None while it is not.
     """
 
     def __init__(self) -> None:
-        self.requests: Requests = Requests()
-        self.connected: bool = False
+        self.requests: Requests = Requests(self._say_request)
         self.error: EventStreamError | None = BusClosed("new")
+        self.standing: Standing = Standing(self.check)
         self._codecs: dict[str, tuple[int, TopicCodec[Any]]] = {}
         self._feeds: dict[int, Feed] = {}
         self._asked = 0
         self._subscribed = 0
-        self._outgoing: Outgoing | None = None  # Invariant: set while there is a pipe
+        self._outgoing: Outgoing | None = None  # Invariant: set while there is a pipe that is not given up
+        self._give_up: Callable[[], None]
         self._largest = MAX_MESSAGE
-        self._changed = Event()
 
     def begin(self) -> None:
         """The bus runs."""
@@ -91,13 +96,6 @@ class Conversation:
         if self.error is not None:
             raise self.error.with_traceback(None)
 
-    async def wait_connected(self) -> None:
-        """As of `RemoteBus`."""
-        await checkpoint()
-        while not self.connected:
-            self.check()
-            await self._changed.wait()
-
     def end(self, error: EventStreamError) -> None:
         """There will be no connection any more; the first reason stays."""
         if self.error is None:
@@ -106,11 +104,7 @@ class Conversation:
         for feed in list(self._feeds.values()):
             feed.close(self.error)
         self._feeds.clear()
-        self._announce()
-
-    def _announce(self) -> None:
-        self._changed.set()
-        self._changed = Event()
+        self.standing.announce()
 
     # What we say.
 
@@ -128,18 +122,30 @@ class Conversation:
         return known
 
     async def ask(self, make: Callable[[int], Message]) -> Any:
-        """Says something that is answered, now and on each new pipe until the answer comes."""
-        await checkpoint()
-        self.check()
-        await self.requests.wait_for_room()
+        """Says something that is answered, now and on each new pipe until the answer comes.
+
+        What is asked later is said later. Cancelled before it was said, nothing has happened.
+        """
+        await checkpoint_if_cancelled()  # a full one would let others come first, who asked later
         self.check()
         self._asked += 1
-        number = self._asked
-        data = encode(make(number))
-        if self.connected:  # else it is said when the server has said how much it takes
-            self._check_size(data)
-            self._say(data)
-        return await self.requests.answer(number, Request(data))
+        message = make(self._asked)
+        return await self.requests.answer(Request(self._asked, encode(message), isinstance(message, Publish)))
+
+    def _say_request(self, request: Request) -> None:
+        if not self.standing.accepted:
+            return  # it is said when the server has said how much it takes
+        try:
+            self._check_size(request.data)
+        except LimitReached as error:
+            self.requests.fail(request.number, error)
+            return
+        now = current_time()
+        if request.said is None:
+            request.said = now
+            self._say(request.data)
+        else:
+            self._say(with_age(request.data, now - request.said) if request.is_publish else request.data)
 
     def subscribe(
         self,
@@ -166,9 +172,16 @@ class Conversation:
             raise LimitReached("message_bytes", self._largest)
 
     def _say(self, data: bytes) -> None:
-        """Says it on the present pipe; without one it is said when there is one, from what is to be said then."""
+        """Says it on the present pipe; without one it is said when there is one, from what is to be said then.
+
+        Requests are bounded, and a reader's credit; but who opens and leaves subscriptions while the pipe takes nothing
+        has ever more to say. When that is too much, the pipe is given up: a new one is told only what is still true.
+        """
         if self._outgoing is not None:
             self._outgoing.say(data)
+            if self._outgoing.size > self.requests.size + MOST_UNSAID:
+                self._outgoing = None
+                self._give_up()
 
     # What the feeds say.
 
@@ -187,9 +200,16 @@ class Conversation:
 
     # One pipe after another.
 
-    def introduce(self, outgoing: Outgoing, token: str | None) -> None:
-        """There is a pipe. Says what the server has to know before it is asked for anything."""
+    def introduce(self, outgoing: Outgoing, token: str | None, give_up: Callable[[], None]) -> None:
+        """There is a pipe. Says what the server has to know before it is asked for anything.
+
+        Args:
+            outgoing: Takes what is said.
+            token: Tells who we are.
+            give_up: Called if there is more to say than the pipe takes.
+        """
         self._outgoing = outgoing
+        self._give_up = give_up
         self._say(encode(Greeting(VERSION, token)))
         for number, codec in self._codecs.values():
             self._say(encode(_open_message(number, codec)))
@@ -199,7 +219,7 @@ class Conversation:
     def lose(self) -> None:
         """The pipe has ended."""
         self._outgoing = None
-        self.connected = False
+        self.standing.move(accepted=False, linked=False)
 
     def hear(self, message: Message) -> None:
         """Does what the server's message asks for.
@@ -241,16 +261,9 @@ class Conversation:
 
     def _be_welcome(self, message: Welcome) -> None:
         """Asks what has no answer yet."""
-        self.connected = True
         self._largest = message.max_message
-        for number, data in self.requests.unanswered():
-            try:
-                self._check_size(data)
-            except LimitReached as error:
-                self.requests.fail(number, error)
-            else:
-                self._say(data)
-        self._announce()
+        self.standing.move(accepted=True)
+        self.requests.say_again()
 
 
 def _part(message: Goodbye) -> NoReturn:

@@ -84,8 +84,10 @@ class Feed:
         self._owed = 0  # bytes that were taken and not yet granted again
         topic = codec.topic
         quiet: Topic[Any] = Topic(topic.name, topic.type, retain=0, max_lag=NEVER)
+        self.bound: int = NEVER
         # What the reader lets go is bounded by the window: it is freed as the next events or snapshot come.
-        self.live: LiveTopic = LiveTopic(quiet, waker, Disposal(lambda: None), self)
+        self.disposal: Disposal = Disposal(lambda: None)
+        self.live: LiveTopic = LiveTopic(quiet, waker, self.disposal, self)
 
     # As the opening of its subscription.
 
@@ -141,7 +143,7 @@ class Feed:
         if self._snapshot is None:
             self.at = position
 
-    def events(self, data: bytes) -> None:
+    def events(self, data: bytes | memoryview) -> None:
         """Takes in a list of events.
 
         Raises:

@@ -7,7 +7,7 @@ else on its connection. The same holds for all of a connection whose client does
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from anyio import TASK_STATUS_IGNORED
@@ -15,6 +15,7 @@ from anyio.abc import TaskStatus
 
 from ..errors import BusClosed, EventStreamError, LimitReached
 from ..events import Bookmark, Event, Resumed, SnapshotStart
+from ..pipes.signal import Signal
 from ..topics import Subscription
 from .faults import to_fault
 from .messages import MAX_MESSAGE, Ended, Fault, Mark, encode, events_head
@@ -37,6 +38,7 @@ class Feeding:
         selected_by: Its key and prefix.
         credit: Bytes of events that may be sent before the client grants more.
         outgoing: Where to.
+        alone: Says whether it is the only subscription there.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Feeding:
         selected_by: Filter,
         credit: int,
         outgoing: Outgoing,
+        alone: Callable[[], bool],
     ) -> None:
         self._number = number
         self._subscription = subscription
@@ -54,6 +57,8 @@ class Feeding:
         self._selected_by = selected_by
         self._credit = credit
         self._outgoing = outgoing
+        self._alone = alone
+        self._written = Signal()
 
     def grant(self, size: int) -> None:
         """The client has room for so many more bytes."""
@@ -83,6 +88,8 @@ class Feeding:
                 if waited_for:
                     waited_for = False
                     task_status.started()
+                if not self._subscription.lag and (len(item) > 1 if isinstance(item, list) else True):
+                    await self._outgoing.gather(self._written)
                 while self._credit <= 0 and await self._subscription.hold():
                     pass
         except BusClosed:
@@ -111,7 +118,7 @@ class Feeding:
                 return
         for body in self._bodies(item):
             self._credit -= len(body)
-            self._outgoing.say(events_head(self._number, len(body)), body)
+            self._outgoing.say(events_head(self._number, len(body)), body, at_once=self._alone())
 
     def _bodies(self, events: list[Event[Any]]) -> Iterator[bytes]:
         """The bytes of a list, in as many messages as it needs. A batch is never divided."""

@@ -11,6 +11,7 @@ Numbers of topics, subscriptions and requests are the client's own; they mean so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -45,6 +46,7 @@ __all__ = (
     "Welcome",
     "encode",
     "events_head",
+    "with_age",
 )
 
 VERSION: Final = 1
@@ -121,7 +123,10 @@ class Unsubscribe(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Publish(msgspec.Struct, array_like=True, frozen=True):
-    """Publishes entries as one batch; a nil payload in `delete` form is a tombstone."""
+    """Publishes entries as one batch; a nil payload in `delete` form is a tombstone.
+
+    `age`: if this was said before, over another pipe, the seconds since it was said first, rounded up; else 0.
+    """
 
     request: Count
     topic: Number
@@ -131,6 +136,7 @@ class Publish(msgspec.Struct, array_like=True, frozen=True):
     index: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
     headers: dict[str, str] | None = None
     form: Literal["one", "many", "delete"] = "one"
+    age: Count = 0
 
 
 class Refresh(msgspec.Struct, array_like=True, frozen=True):
@@ -157,7 +163,7 @@ class Events(msgspec.Struct, frozen=True):
     """Events of one subscription, in order; `data` is a list as `codec` makes it."""
 
     subscription: int
-    data: bytes
+    data: bytes | memoryview
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True):
@@ -231,6 +237,12 @@ def encode(message: Message) -> bytes:
     return (len(body) + 1).to_bytes(4, "big") + _KINDS[type(message)].to_bytes(1, "big") + body
 
 
+def with_age(publish: bytes, seconds: float) -> bytes:
+    """A publish as bytes, to be said again."""
+    message = _decode(publish[LENGTH], publish[LENGTH + 1 :])
+    return encode(msgspec.structs.replace(message, age=math.floor(seconds) + 1))
+
+
 def events_head(subscription: int, size: int) -> bytes:
     """What stands before `size` bytes of events, which are shared and not copied here."""
     return (size + 5).to_bytes(4, "big") + b"\x64" + subscription.to_bytes(4, "big")
@@ -240,11 +252,11 @@ class MessageDecoder:
     """Splits a pipe's bytes into messages. What it keeps back is shorter than one message.
 
     Args:
-        most: Bytes of the longest message that is accepted.
+        most: Bytes of the longest message that is accepted. May be changed.
     """
 
     def __init__(self, most: int = MAX_MESSAGE) -> None:
-        self._most = most
+        self.most: int = most
         self._parts: list[bytes] = []
         self._size = 0
         self._wanted = 5
@@ -265,7 +277,10 @@ class MessageDecoder:
             end = at + 4 + self._length(data, at)
             if end > len(data):
                 break
-            yield _decode(data[at + 4], data[at + 5 : end])
+            if data[at + 4] == EVENTS:
+                yield _decode_events(memoryview(data)[at + 5 : end])
+            else:
+                yield _decode(data[at + 4], data[at + 5 : end])
             at = end
         rest = data[at:]
         self._parts, self._size = [rest] if rest else [], len(rest)
@@ -273,16 +288,18 @@ class MessageDecoder:
 
     def _length(self, data: bytes, at: int) -> int:
         length = int.from_bytes(data[at : at + 4], "big")
-        if not 1 <= length <= self._most:
-            raise BadFrame(f"a message of {length} bytes, at most {self._most} are accepted")
+        if not 1 <= length <= self.most:
+            raise BadFrame(f"a message of {length} bytes, at most {self.most} are accepted")
         return length
 
 
+def _decode_events(body: memoryview) -> Events:
+    if len(body) < 5:
+        raise BadFrame("events without a subscription")
+    return Events(int.from_bytes(body[:4], "big"), body[4:])  # a view: they are decoded once more, and not kept
+
+
 def _decode(kind: int, body: bytes) -> Message:
-    if kind == EVENTS:
-        if len(body) < 5:
-            raise BadFrame("events without a subscription")
-        return Events(int.from_bytes(body[:4], "big"), body[4:])
     decoder = _DECODERS.get(kind)
     if decoder is None:
         raise BadFrame(f"no message is of kind {kind}")

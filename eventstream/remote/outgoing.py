@@ -23,45 +23,56 @@ BOUND: Final = 256 * 1024  # bytes: enough to fill a pipe's next write
 
 
 class Outgoing:
-    """The queue in front of a pipe."""
+    """The queue in front of a pipe.
+
+    Attributes:
+        size: Bytes that wait in it.
+    """
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._parts: list[bytes] = []
-        self._size = 0
+        self.size: int = 0
         self._some = Signal()
         self._room: Event | None = None
         self._closing = False
 
-    def say(self, *parts: bytes) -> None:
-        """Adds a message; its parts are joined only when they are sent, soon, with what else is said.
+    def say(self, *parts: bytes, at_once: bool = False) -> None:
+        """Adds a message; its parts are joined only when they are sent, soon, with what else is said, or at once.
 
         On a pipe that has ended it is lost, silently: who receives from the pipe is told, and tells why.
         """
         if not self._parts:
             try:
                 if self._pipe.offer(*parts):
-                    self._pipe.flush_soon()
+                    if at_once:
+                        self._pipe.flush_nowait()
+                    else:
+                        self._pipe.flush_soon()
                     return
             except (PipeBroken, ClosedResourceError):
                 return
         self._parts += parts
         for part in parts:
-            self._size += len(part)
+            self.size += len(part)
         self._some.set()
 
     async def flush(self) -> None:
         """Sends at once what was said. A checkpoint."""
         await self._pipe.flush()
 
+    async def gather(self, written: Signal) -> None:
+        """Waits until the next write is over: what comes meanwhile can go in one piece. See `Pipe.gather`."""
+        await self._pipe.gather(written)
+
     @property
     def is_full(self) -> bool:
         """Whether those who have more to say should wait."""
-        return self._size > BOUND
+        return self.size > BOUND
 
     async def wait_for_room(self) -> None:
         """Returns as soon as it is not full."""
-        while self._size > BOUND:
+        while self.size > BOUND:
             if self._room is None:
                 self._room = Event()
             await self._room.wait()
@@ -79,7 +90,7 @@ class Outgoing:
         """
         while True:
             while self._parts:
-                parts, self._parts, self._size = self._parts, [], 0
+                parts, self._parts, self.size = self._parts, [], 0
                 if self._room is not None:
                     self._room.set()
                     self._room = None

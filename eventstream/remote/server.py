@@ -13,14 +13,14 @@ from anyio.abc import ByteStream, Listener, TaskStatus
 
 from ..bus import EventBus
 from ..codec import Keyed
-from ..errors import LimitReached, NotAuthorized, TopicConflict, UnknownTopic
+from ..errors import LimitReached, NotAuthorized, TopicConflict, UnknownTopic, shown
 from ..events import Topic
 from ..pipes import Pipe, PipeLimits, PipeServer, PipeServerStatistics
 from .access import Authenticate, Authorize, ServerLimits
 from .connection import COME_AGAIN, Connection, Shelf
 from .faults import to_fault
 from .messages import Goodbye, OpenTopic
-from .sharing import Kept
+from .sharing import EVENTS, LISTS, Kept
 
 __all__ = ("Server", "ServerStatistics")
 
@@ -52,7 +52,8 @@ class Server:
         bus: The bus; it must be running while `serve` does.
         topics: The topics that clients may use, with their types: what a client publishes is validated by them.
         create: Whether clients may use other topics too, whose payloads pass through as they are; a name is theirs from
-            then on.
+            then on. Such a topic retains as many events, and lets its readers fall behind as far, as the first client
+            that uses it has declared; both at most `limits.created_retain`.
         authenticate: Says who a client is, from its token or certificate; without it everybody is welcome.
         authorize: Says what it may do; without it everything.
         limits: What one client gets.
@@ -60,6 +61,10 @@ class Server:
         pipe_limits: What strangers can make the server hold.
         clock: The time in POSIX seconds, for grants that expire.
         random: For the epoch of the pipes; the system's by default.
+
+    Raises:
+        TypeError: if the bus is none, or is a `RemoteBus`, or a topic is no `Topic`.
+        TopicConflict: if a name is declared in two ways.
     """
 
     def __init__(
@@ -76,6 +81,8 @@ class Server:
         clock: Callable[[], float] = time.time,
         random: Random | None = None,
     ) -> None:
+        if not isinstance(bus, EventBus):
+            raise TypeError(f"bus must be the EventBus itself, not {shown(bus)}")
         self.bus = bus
         self.clock = clock
         self.limits: ServerLimits = limits or ServerLimits()
@@ -83,10 +90,10 @@ class Server:
         self.authorize = authorize
         self._create = create
         self._created = 0
-        self._kept = Kept(), Kept()
-        self.shelves: dict[str, Shelf] = {
-            topic.name: Shelf(topic, topic.key is not None, *self._kept) for topic in topics
-        }
+        self._kept = Kept(EVENTS), Kept(LISTS)
+        self.shelves: dict[str, Shelf] = {}
+        for topic in _checked(topics):
+            self.shelves[topic.name] = Shelf(topic, topic.key is not None, *self._kept)
         self._connections: dict[Connection, None] = {}  # in the order of their coming
         self._closing = False
         self._left = Event()
@@ -166,6 +173,19 @@ class Server:
             del self._connections[connection]
             self._left.set()
             self._left = Event()
+
+
+def _checked(topics: Iterable[Topic[Any]]) -> list[Topic[Any]]:
+    """Each name once."""
+    if isinstance(topics, Topic):
+        raise TypeError(f"topics must be a list of Topics: write [{topics.name}]")
+    found: dict[str, Topic[Any]] = {}
+    for topic in topics:
+        if not isinstance(topic, Topic):
+            raise TypeError(f"topics must be a list of Topics, {shown(topic)} is none")
+        if (difference := found.setdefault(topic.name, topic).differs_in(topic)) is not None:
+            raise TopicConflict(topic.name, difference)
+    return list(found.values())
 
 
 def _as_declared(message: OpenTopic, most: int) -> Topic[Keyed]:

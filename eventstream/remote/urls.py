@@ -37,9 +37,15 @@ def open_bus(url: str, *, ssl_context: ssl.SSLContext | None = None, **options: 
         options: As of `EventBus` or `RemoteBus`, whichever it is.
 
     Raises:
-        ValueError: if the URL is none of these; the text says what is wrong.
+        ValueError: if the URL is none of these, or an `ssl_context` is given for another scheme than `tls`; the text
+            says what is wrong.
+        TypeError: if it is no text, or an option is not one of that bus.
     """
+    if not isinstance(url, str):
+        raise TypeError(f"url must be text such as 'tcp://127.0.0.1:4000', not {url!r}")
     parts = urlsplit(url)
+    if ssl_context is not None and parts.scheme != "tls":
+        raise ValueError(f"{parts.scheme}://...: nothing is encrypted there: write tls://HOST:PORT, or no ssl_context")
     if parts.scheme == "memory":
         if parts.netloc or parts.path:
             raise ValueError(f"{url!r}: a bus in memory has no address; write memory://")
@@ -58,7 +64,7 @@ def reconnector_for(url: str, *, ssl_context: ssl.SSLContext | None = None) -> R
         raise ValueError(f"{parts.scheme}://...: an address has no query, fragment or user; give options as arguments")
     if parts.scheme == "unix":
         path = parts.path
-        if parts.netloc or not path:
+        if parts.netloc or not path.startswith("/"):
             raise ValueError(f"{url!r}: write unix:///path, with three slashes")
         return lambda: anyio.connect_unix(path)
     if parts.scheme not in ("tcp", "tls"):
@@ -82,6 +88,6 @@ def _address(url: str, parts: SplitResult) -> tuple[str, int]:
         port = parts.port
     except ValueError as error:
         raise ValueError(f"{url!r}: {error}") from None
-    if not parts.hostname or port is None or parts.path not in ("", "/"):
+    if not parts.hostname or not port or parts.path not in ("", "/"):
         raise ValueError(f"{url!r}: write {parts.scheme}://HOST:PORT")
     return parts.hostname, port

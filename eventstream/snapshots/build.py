@@ -7,6 +7,7 @@ stop it. What it returns is checked before anybody can take it for the truth.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from threading import get_ident
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard
@@ -20,6 +21,8 @@ from ..topics import LiveTopic, Place, Waker, Watch, walk
 from .chain import Snapshot
 
 __all__ = ("Append", "Build", "Source")
+
+logger: Final = logging.getLogger("eventstream.snapshots")
 
 
 class Append(Protocol):
@@ -189,6 +192,8 @@ class Build:
         return SnapshotFailed(self._live.topic.name, self.snapshot.key, why, detail)
 
     def _fail(self, error: SnapshotFailed, cause: Exception) -> None:
+        # Who waits may be a view, which tries again by itself, or another process, which must not see the inside.
+        logger.warning("the snapshot source of topic %r failed", error.topic, exc_info=cause)
         error.__cause__ = cause
         self.snapshot.fail(error)
 

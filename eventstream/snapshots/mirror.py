@@ -16,7 +16,7 @@ from weakref import WeakSet
 import anyio
 import msgspec
 
-from ..errors import BusClosed, EventStreamError, PositionLost, SnapshotFailed, SubscriptionClosed
+from ..errors import BusClosed, EventStreamError, NotCompacted, PositionLost, SnapshotFailed, SubscriptionClosed
 from ..events import Event, Position, SnapshotEnd, SnapshotStart
 from ..topics import Subscription
 from .changes import Changes
@@ -61,6 +61,7 @@ class Mirror(Generic[T]):
         subscribe: Opens a subscription after a position.
         head: Tells the topic's present head.
         random: For the jitter of retries.
+        away: Seconds for which nobody could have told of a change; 0 while somebody can. None: somebody always can.
 
     Attributes:
         current: The mapping that is served.
@@ -69,7 +70,12 @@ class Mirror(Generic[T]):
     """
 
     def __init__(
-        self, topic: str, subscribe: Subscribe[T], head: Callable[[], Awaitable[Position]], random: Random
+        self,
+        topic: str,
+        subscribe: Subscribe[T],
+        head: Callable[[], Awaitable[Position]],
+        random: Random,
+        away: Callable[[], float] | None = None,
     ) -> None:
         self.topic = topic
         self.users = 0
@@ -79,6 +85,7 @@ class Mirror(Generic[T]):
         self._subscribe = subscribe
         self._head = head
         self._random = random
+        self._away = away
         self._subscription: Subscription[T] | None = None
         self._next: dict[str, T] | None = None  # Invariant: set between SnapshotStart and SnapshotEnd
         self._held: Position | None = None  # up to where `current` was complete when it was last changed
@@ -113,15 +120,20 @@ class Mirror(Generic[T]):
                 self._end(error)
 
     async def _follow(self, subscription: Subscription[T]) -> None:
-        async for frame in subscription.frames():
-            if isinstance(frame, Event):
-                self._apply(frame)
+        async for frame in subscription.chunks():
+            if isinstance(frame, list):
+                if self._next is None:
+                    self._apply(frame)
+                else:
+                    _collect(self._next, frame)
             elif isinstance(frame, SnapshotStart):
                 self._leave_behind()
                 self._next = {}
             elif isinstance(frame, SnapshotEnd):
                 self._swap()
                 self._hold(frame.position)
+            elif self._held is None:  # there is nothing to start from: only a bus elsewhere can find that out so late
+                raise NotCompacted(self.topic, "view", "compacted=True or a source registered with @bus.snapshot")
             else:  # Resumed, Bookmark
                 self._left = None
                 self._hold(frame.position)
@@ -129,20 +141,18 @@ class Mirror(Generic[T]):
                 self.wake()
         raise SubscriptionClosed(self.topic)
 
-    def _apply(self, event: Event[T]) -> None:
-        mapping = self.current if self._next is None else self._next
-        key = event.key
-        existed = key in mapping
-        if event.payload is None:
-            mapping.pop(key, None)
+    def _apply(self, events: list[Event[T]]) -> None:
+        """Without a break, so that the last of a batch has come when others look."""
+        assert self._held is not None, "live events follow a position"
+        if not self.changes:
+            _collect(self.current, events)
         else:
-            mapping[key] = event.payload
-        if self._next is None:
-            # A chunk of events is applied without a break, so that the last of a batch has come when others look.
-            assert self._held is not None
-            self._held = Position(self._held.epoch, event.index)
-            for changes in self.changes:
-                changes.note(key, existed, event.payload is not None)
+            for event in events:
+                existed = event.key in self.current
+                _collect(self.current, [event])
+                for changes in self.changes:
+                    changes.note(event.key, existed, event.payload is not None)
+        self._held = Position(self._held.epoch, events[-1].index)
 
     def _swap(self) -> None:
         assert self._next is not None, "a snapshot ends after it has started"
@@ -195,7 +205,8 @@ class Mirror(Generic[T]):
     @property
     def age(self) -> float:
         """Seconds since `current` was left behind; 0 while it follows."""
-        return 0.0 if self._left is None else anyio.current_time() - self._left
+        behind = 0.0 if self._left is None else anyio.current_time() - self._left
+        return behind if self._away is None else max(behind, self._away())
 
     async def ready(self, check: Callable[[], object]) -> None:
         """Waits for the first state, or for the next attempt at it to fail, or for `check` to raise.
@@ -248,3 +259,11 @@ class Mirror(Generic[T]):
             resets=self._resets,
             failures=self._failures,
         )
+
+
+def _collect(mapping: dict[str, T], events: list[Event[T]]) -> None:
+    for event in events:
+        if event.payload is None:
+            mapping.pop(event.key, None)
+        else:
+            mapping[event.key] = event.payload

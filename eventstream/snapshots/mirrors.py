@@ -24,10 +24,14 @@ class Mirrors:
     Args:
         running: The task group of the bus, where mirrors run; raises if the bus does not run.
         random: For the jitter of their retries.
+        away: Seconds for which a bus in another process could not be reached; 0 while it can.
     """
 
-    def __init__(self, running: Callable[[], TaskGroup], random: Random) -> None:
+    def __init__(
+        self, running: Callable[[], TaskGroup], random: Random, away: Callable[[], float] | None = None
+    ) -> None:
         self._running = running
+        self._away = away
         self._random = random
         self._shared: dict[Name, Mirror[Any]] = {}  # Invariant: each has users
 
@@ -47,7 +51,7 @@ class Mirrors:
             tasks = self._running()
             mirror = self._shared.get(name)
             if mirror is None:
-                mirror = self._shared[name] = Mirror(name[0], subscribe, head, self._random)
+                mirror = self._shared[name] = Mirror(name[0], subscribe, head, self._random, self._away)
                 tasks.start_soon(mirror.run, name=f"eventstream view of {name[0]}")
             mirror.users += 1
             return mirror

@@ -16,23 +16,31 @@ from ..events import EARLIEST, Earliest, Position, ResetReason
 from ..topics import Place
 from ..topics.buffer import INDEX
 
-__all__ = ("Extent", "FromSnapshot", "Lost", "Resume", "Start", "plan", "seek")
+__all__ = ("Extent", "FromSnapshot", "Lost", "Reread", "Resume", "Start", "plan", "seek")
 
 
 class Extent(msgspec.Struct, frozen=True):
     """What of a topic's history can be resumed from: after `floor` up to `head`.
 
-    `horizon` is the greatest index that a snapshot spoke for: at least `head`.
+    `horizon` is the greatest index that a snapshot spoke for: at least `head`. What follows `recent` is in memory; what
+    lies between `floor` and `recent`, in the log.
     """
 
     epoch: str
     floor: int
     head: int
     horizon: int
+    recent: int = 0
 
 
 class Resume(msgspec.Struct, frozen=True):
     """Go on after an index."""
+
+    index: int
+
+
+class Reread(msgspec.Struct, frozen=True):
+    """Go on after an index that only the log can go on from."""
 
     index: int
 
@@ -49,7 +57,7 @@ class Lost(msgspec.Struct, frozen=True):
     position: Position
 
 
-Start: TypeAlias = Resume | FromSnapshot | Lost
+Start: TypeAlias = Resume | Reread | FromSnapshot | Lost
 
 
 def plan(after: Position | Earliest | None, extent: Extent, *, has_snapshot: bool) -> Start:
@@ -57,14 +65,18 @@ def plan(after: Position | Earliest | None, extent: Extent, *, has_snapshot: boo
     if after is None:
         return FromSnapshot("new") if has_snapshot else Resume(extent.head)
     if after is EARLIEST:
-        return Resume(extent.floor)
+        return _go_on(extent.floor, extent)
     if after.epoch != extent.epoch or after.index > extent.horizon:
         return FromSnapshot("epoch") if has_snapshot else Lost(after)
     # Index 0 is where a reader stands that has not had the end of its snapshot: it starts that again, even where the
     # history would reach back to its beginning, for a source's state may be older than the history.
     if after.index < extent.floor or (after.index == 0 and has_snapshot):
         return FromSnapshot("expired") if has_snapshot else Lost(after)
-    return Resume(after.index)
+    return _go_on(after.index, extent)
+
+
+def _go_on(index: int, extent: Extent) -> Start:
+    return Resume(index) if index >= extent.recent else Reread(index)
 
 
 def seek(place: Place, index: int) -> Place:

@@ -1,8 +1,8 @@
 """Topics: linked event buffers and the subscriptions that read them.
 
 Reading order: `buffer` (the list and the splice), `parking` (how readers wait), `cursor` (how one reader moves),
-`history` and `laggards` (what is kept, and who is too far behind), `channel`, `lock` and `live` (a topic with its
-keys), `subscription` (the public face), `disposal` (freeing without a pause).
+`history` and `laggards` (what is kept, and who is too far behind), `past` (what a log keeps beyond that), `channel`,
+`lock` and `live` (a topic with its keys), `subscription` (the public face), `disposal` (freeing without a pause).
 """
 
 from .buffer import AnyEvent, Buffer, Place, Segment, walk
@@ -12,6 +12,7 @@ from .disposal import Disposal
 from .laggards import Watch
 from .live import Care, LiveTopic, TopicStatistics
 from .parking import Lot, Spot, Waker, current_waker
+from .past import Page, Past
 from .subscription import Opening, Subscription, SubscriptionStatistics
 
 __all__ = (
@@ -25,6 +26,8 @@ __all__ = (
     "LiveTopic",
     "Lot",
     "Opening",
+    "Page",
+    "Past",
     "Place",
     "Segment",
     "Spot",

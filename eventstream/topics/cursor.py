@@ -13,7 +13,8 @@ step. The order of the writes makes that safe between threads; see `advance`.
 Where a cursor can stand, in this order:
 
     snapshot's chain ──end──▶ splice ──▶ live channel           (`snapshot` set, `mark` after it)
-    history, filtered by key ──until──▶ `then` ──▶ key's channel  (resume of one key)
+    history, filtered by key ──`detour`──▶ key's channel  (resume of one key)
+    pages of what a log keeps ──`detour`──▶ live channel  (resume from further back than memory)
     live channel                                                (`plain`: the fast path)
 """
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterator
 from operator import length_hint
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from ..errors import EventStreamError
 from ..events import Bookmark, Position, ResetReason, Resumed, SnapshotEnd, SnapshotStart
@@ -32,7 +33,7 @@ from .disposal import Disposal
 from .laggards import Watch
 from .parking import Spot, Waker
 
-__all__ = ("Chain", "Cursor", "Guide", "Mark", "Select", "Step")
+__all__ = ("Chain", "Cursor", "Detour", "Guide", "Mark", "Pages", "Select", "Step")
 
 Select: TypeAlias = Callable[[list[AnyEvent]], list[AnyEvent]]
 Mark: TypeAlias = Resumed | SnapshotStart | SnapshotEnd | Bookmark
@@ -56,8 +57,32 @@ class Chain(Protocol):
     error: EventStreamError | None
 
 
+class Detour(NamedTuple):
+    """The way of a reader of one key that comes late: the whole topic's history, filtered, and then the key's channel.
+
+    Attributes:
+        until: Where the history need not be read any further.
+        channel: Where to go on.
+        place: Where in it.
+        after: The index up to which everything was handed out then.
+    """
+
+    until: Place
+    channel: Channel
+    place: Place
+    after: int
+
+
 class Guide(Protocol):
-    """Who knows the way on where the chain itself does not."""
+    """What all readers of one topic share. It knows the way on where the chain itself does not.
+
+    Attributes:
+        bound: How many events a reader may be behind.
+        disposal: Frees what readers let go of.
+    """
+
+    bound: int
+    disposal: Disposal
 
     def reopen(self, cursor: Cursor, reason: ResetReason) -> None:
         """Places a cursor anew that lost its place.
@@ -67,7 +92,21 @@ class Guide(Protocol):
         """
 
     def switch(self, cursor: Cursor) -> None:
-        """Leads a cursor that caught up with its key's history to `then`."""
+        """Leads a cursor on that came to the end of its detour."""
+
+
+class Pages(Protocol):
+    """The way of a reader that is further back than memory: what a log reads for it, page by page.
+
+    Attributes:
+        until: Where its present page ends; None while there is none.
+    """
+
+    until: Place | None
+
+    def behind(self, seen: int) -> int:
+        """How many events are published and not handed out, if `seen` of those that it brought were."""
+        ...
 
 
 class Cursor:
@@ -81,8 +120,7 @@ class Cursor:
         rest: What remains of the chunk; whoever reads next takes from here. Set with it, by who reads one by one.
         index: The index up to which everything was handed out when the present chunk was taken.
         channel: Where it is watched for lag; None while it refers to nothing.
-        pinned: While it reads a snapshot: how many live events came before the place that the snapshot leads to.
-        then: Where to go on after catching up with a key's history.
+        detour: How it gets to its channel, while it catches up with history.
         pending: What to tell the reader before anything else.
         wants_bookmarks: Whether it is read by frames.
         bookmark_due: Whether such a reader should be told its position at the next chance.
@@ -93,19 +131,16 @@ class Cursor:
     """
 
     __slots__ = (
-        "_allowance", "_bound", "_disposal", "_end", "_guide", "_mark", "_offset", "_overtaken", "_plain",
-        "_segment", "_select", "_skipped", "_snapshot", "_until", "bookmark_due", "channel", "chunk", "closed",
-        "delivered", "epoch", "index", "interrupted", "key", "pending", "pinned", "principal", "resets", "rest", "spot",
-        "then", "wants_bookmarks", "watch",
+        "_allowance", "_end", "_guide", "_mark", "_offset", "_overtaken", "_plain", "_segment", "_select", "_skipped",
+        "_snapshot", "bookmark_due", "channel", "chunk", "closed", "delivered", "detour", "epoch", "index",
+        "interrupted", "key", "pending", "principal", "resets", "rest", "spot", "wants_bookmarks", "watch",
     )  # fmt: skip
 
     def __init__(
         self,
         guide: Guide,
         waker: Waker,
-        disposal: Disposal,
         *,
-        bound: int,
         key: str | None,
         select: Select | None,
         principal: Hashable | None,
@@ -121,15 +156,12 @@ class Cursor:
         self.delivered: int = 0
         self.resets: int = 0
         self.pending: Mark | None = None
-        self.pinned: int | None = None
-        self.then: tuple[Channel, Place, int] | None = None
+        self.detour: Detour | Pages | None = None
         self.channel: Channel | None = None
         self.watch: Watch | None = None
         self.interrupted: ResetReason | None = None
         self.closed: EventStreamError | None = None
         self._select = select
-        self._bound = bound
-        self._disposal = disposal
         self._guide = guide
         self._allowance = UNKNOWN
         self._overtaken = 0
@@ -137,7 +169,6 @@ class Cursor:
         self._end = 0
         self._segment = NOWHERE
         self._offset = 0
-        self._until: Place | None = None
         self._snapshot: Chain | None = None
         self._mark = 0
         self._skipped = 0
@@ -145,26 +176,24 @@ class Cursor:
 
     # Entering a chain, in the reader's thread, under the topic's lock.
 
-    def enter(self, channel: Channel, place: Place, after: int) -> None:
+    def enter(self, channel: Channel | None, place: Place, after: int) -> None:
         """Stands at a place; everything up to index `after` counts as handed out."""
         self._segment, self._offset = place
         self.spot.lot = place[0].lot
         self.index = self._end = after
         self.channel = channel
-        self.pinned = self.then = self._until = None
+        self.detour = None
         self._allowance = UNKNOWN
         self._plain = self._select is None and self.pending is None and not self._mark
 
-    def catch_up(self, until: Place, then: tuple[Channel, Place, int]) -> None:
-        """What was entered is the whole topic's history: read it, filtered by key, until a place."""
-        self._until = until
-        self.then = then
+    def catch_up(self, detour: Detour | Pages) -> None:
+        """What was entered is history: read it, filtered by key, as far as needed."""
+        self.detour = detour
         self._plain = False
 
     def follow(self, snapshot: Chain) -> None:
         """What was entered is a snapshot."""
         self._snapshot = snapshot
-        self.pinned = snapshot.pinned
         self._plain = False
 
     def skip_to(self, index: int) -> None:
@@ -243,7 +272,8 @@ class Cursor:
     def _move(self) -> Step:
         """One move along the chain. False: nothing for this reader there, look again."""
         # Read once: a publisher in another thread may interrupt at any line, and clears all of these.
-        segment, offset, snapshot, until = self._segment, self._offset, self._snapshot, self._until
+        segment, offset, snapshot, detour = self._segment, self._offset, self._snapshot, self.detour
+        until = None if detour is None else detour.until
         following = segment.next
         items = segment.items
         stop = until[1] if until is not None and segment is until[0] else len(items)
@@ -279,7 +309,7 @@ class Cursor:
             events = events[bisect_right(events, mark, key=INDEX) :]
             if events:
                 mark = 0
-        if until is not None:
+        if until is not None and self.key is not None:
             events = [event for event in events if event.key == self.key]
         if self._select is not None and events:
             events = self._select(events)
@@ -304,18 +334,17 @@ class Cursor:
     def _finish(self, snapshot: Chain, segment: Segment) -> SnapshotEnd:
         assert snapshot.index is not None, "a snapshot has its index before it has a last segment"
         assert segment.next is not None, "a finished snapshot is spliced"
-        self._snapshot = self.pinned = None
         self._mark = self.index = self._end = snapshot.index
         self.spot.lot = segment.next.lot
         self._step_to(segment.next, segment.next_offset)
+        self._snapshot = None  # last: a publisher that asks where the reader stands must not count in two buffers
         return SnapshotEnd(Position(self.epoch, snapshot.index))
 
     def _become_plain(self) -> None:
         self._plain = (
             self._select is None
             and self._snapshot is None
-            and self._until is None
-            and self.then is None
+            and self.detour is None
             and not self._mark
             and self.closed is None
         )
@@ -346,7 +375,7 @@ class Cursor:
             self.index == self._end
             and self.channel is not None
             and self._snapshot is None
-            and self.then is None
+            and self.detour is None
             and not self.ready()
         )
 
@@ -365,7 +394,8 @@ class Cursor:
         """How many events were published and not handed out, a snapshot's own included."""
         channel = self.channel
         if channel is None:
-            return self._overtaken
+            detour = self.detour
+            return self._overtaken if detour is None or isinstance(detour, Detour) else detour.behind(self._seen())
         behind = channel.buffer.count - self._seen()
         if self._snapshot is not None:
             behind += self._snapshot.buffer.count - self._segment.start - self._offset
@@ -373,8 +403,9 @@ class Cursor:
 
     def _seen(self) -> int:
         """How many of the channel's events need not be kept for this reader."""
-        if self.pinned is not None:
-            return self.pinned
+        snapshot = self._snapshot
+        if snapshot is not None:
+            return snapshot.pinned
         return self._segment.start + self._offset - length_hint(self.rest)
 
     # For its spot (see `parking.Waiter`).
@@ -398,11 +429,12 @@ class Cursor:
         """A reader that starts far behind may stay as far behind until it has first caught up."""
         seen = self._seen()
         behind = published - seen
-        if behind <= self._bound:
+        bound = self._guide.bound
+        if behind <= bound:
             self._allowance = 0
         elif self._allowance == UNKNOWN:
             self._allowance = behind
-        return seen + self._bound + max(self._allowance, 0)
+        return seen + bound + max(self._allowance, 0)
 
     def overtaken(self, published: int) -> None:
         """The publisher lets this reader's place go; the chunk in its hands is still in order."""
@@ -448,6 +480,6 @@ class Cursor:
         segment, self._segment = self._segment, NOWHERE
         self.spot.lot = None
         self._offset = 0
-        self._snapshot = self._until = self.then = self.pinned = None
+        self._snapshot = self.detour = None
         if segment is not NOWHERE:
-            self._disposal.drop(segment)
+            self._guide.disposal.drop(segment)

@@ -74,6 +74,11 @@ class History:
         within = trimmed - oldest.start
         return oldest.items[within - 1].index if within > 0 else self._before
 
+    @property
+    def reach(self) -> int:
+        """The index after which all events are still in memory: at most the floor."""
+        return self._before
+
     def find(self, index: int) -> Place:
         """The place of the first event with a greater index; the buffer's end if there is none yet."""
         at = bisect_right(self._firsts, index, self._forgotten) - 1

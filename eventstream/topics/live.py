@@ -20,11 +20,12 @@ from ..errors import BusClosed, EventStreamError
 from ..events import Position, Topic
 from .buffer import AnyEvent, Segment
 from .channel import Channel
-from .cursor import Chain, Cursor
+from .cursor import Chain, Cursor, Detour
 from .disposal import Disposal
 from .history import History
 from .lock import TopicLock
 from .parking import Waker
+from .past import Past
 
 __all__ = ("Care", "LiveTopic", "TopicStatistics")
 
@@ -34,7 +35,7 @@ class StateOfKeys(Protocol):
 
     def observe(self, events: list[AnyEvent], dropped: list[object]) -> None: ...
 
-    def clear(self) -> object: ...
+    def clear(self, partial: bool) -> object: ...
 
     def state(self, key: str | None) -> list[AnyEvent]: ...
 
@@ -57,7 +58,7 @@ class TopicStatistics(msgspec.Struct, frozen=True):
 
     Attributes:
         head: The position of its newest event.
-        floor: The oldest index that can be resumed from.
+        floor: The oldest index that can be resumed from, from memory or from the log.
         published: Events appended in this epoch.
         retained: Events that can be resumed through.
         subscribers: Open subscriptions.
@@ -88,12 +89,13 @@ class LiveTopic:
         horizon: The greatest index that any snapshot spoke for: a source may be ahead of the bus for a moment, and
             who resumes from what it said must not be taken for a stranger.
         closed: Whether the bus has closed: nothing is appended any more.
+        past: What the log keeps further back than memory; None if that is nothing. Set by the log.
         compaction: Told of each batch, under the lock, before it can be read; asked for the state of all keys.
     """
 
     __slots__ = (
         "_bookmarked", "_care", "_channels", "_fading", "_waker", "closed", "compaction", "cursors", "disposal",
-        "epoch", "grown", "head", "history", "horizon", "lagged", "lock", "topic", "whole",
+        "epoch", "grown", "head", "history", "horizon", "lagged", "lock", "past", "topic", "whole",
     )  # fmt: skip
 
     epoch: str
@@ -107,6 +109,7 @@ class LiveTopic:
         self.lock: TopicLock = TopicLock(topic.name)
         self.closed: bool = False
         self.disposal: Disposal = disposal
+        self.past: Past | None = None
         self.compaction: StateOfKeys | None = None
         self.cursors: dict[Cursor, None] = {}
         self.lagged: int = 0
@@ -122,12 +125,14 @@ class LiveTopic:
         """Starts a life of the history after index `head`; all readers have to start again. In the loop's thread."""
         with self.lock:
             old = self.history.oldest()
+            for channel in (self.whole, *self._channels.values()):
+                channel.laggards.clear()
             self.lock.dropped.append(self._channels)
             self._begin(epoch, head)
             cursors = list(self.cursors)
             for cursor in cursors:
                 cursor.interrupt("refreshed")
-                cursor.channel = cursor.watch = None  # its laggards went with the old buffers
+                cursor.channel = None
         self.disposal.drop(old)
         for cursor in cursors:
             cursor.discard(cursor.settled)
@@ -151,7 +156,7 @@ class LiveTopic:
         self.whole = Channel(self._waker)
         self.history = History(self.whole.buffer, self.topic.retain, head)
         if self.compaction is not None:
-            self.lock.dropped.append(self.compaction.clear())
+            self.lock.dropped.append(self.compaction.clear(self.past is not None and head > 0))
         self._channels = {key: Channel(self._waker, old.readers) for key, old in self._channels.items()}
 
     # Writing, under the lock.
@@ -211,6 +216,12 @@ class LiveTopic:
     # Placing readers, under the lock.
 
     @property
+    def floor(self) -> int:
+        """The oldest index that can be resumed from, from memory or from the log."""
+        floor = self.history.floor
+        return floor if self.past is None else min(floor, self.past.floor)
+
+    @property
     def position(self) -> Position:
         """The head, with its epoch."""
         return Position(self.epoch, self.head)
@@ -242,7 +253,7 @@ class LiveTopic:
             cursor.enter(channel, self.history.find(after), after)
         else:
             cursor.enter(self.whole, self.history.find(after), after)
-            cursor.catch_up(self.whole.buffer.end(), (channel, channel.buffer.end(), self.head))
+            cursor.catch_up(Detour(self.whole.buffer.end(), channel, channel.buffer.end(), self.head))
         self._watch(cursor)
 
     def place_in(self, cursor: Cursor, snapshot: Chain) -> None:
@@ -256,9 +267,10 @@ class LiveTopic:
     def switch(self, cursor: Cursor) -> None:
         """A reader has caught up with its key's history and goes on in the key's channel. Takes the lock."""
         with self.lock:
-            if cursor.then is not None:  # it was not interrupted meanwhile
+            detour = cursor.detour
+            if isinstance(detour, Detour):  # it was not interrupted meanwhile
                 self.whole.laggards.discard(cursor)
-                cursor.enter(*cursor.then)
+                cursor.enter(detour.channel, detour.place, detour.after)
                 self._watch(cursor)
 
     def end(self, cursor: Cursor, reason: EventStreamError) -> None:
@@ -314,9 +326,9 @@ class LiveTopic:
         with self.lock:
             return TopicStatistics(
                 head=self.position,
-                floor=self.history.floor,
+                floor=self.floor,
                 published=self.whole.buffer.count,
-                retained=len(self.history),
+                retained=len(self.history) if self.past is None else max(len(self.history), self.past.retained),
                 subscribers=len(self.cursors),
                 keys=len(self._channels),
                 lag=max((cursor.lag for cursor in self.cursors), default=0),

@@ -26,14 +26,13 @@ cancelled), a condition (a lock across an await).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from asyncio import AbstractEventLoop, CancelledError
+from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context
-from functools import partial
 from threading import get_ident
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from anyio import BusyResourceError
 from anyio.lowlevel import current_token
@@ -204,10 +203,10 @@ class _AsyncioSpot(Spot):
 
     __slots__ = (
         "_asyncio_future_blocking", "_loop", "_once", "_parked_in", "_waiter", "_waker", "callback", "context",
-        "result",
     )  # fmt: skip
 
     context: Context
+    result: ClassVar[Callable[[], None]] = NoneType  # asyncio calls it after each wake-up: nothing to tell, and in C
 
     def __init__(self, waker: _AsyncioWaker, waiter: Waiter) -> None:
         super().__init__()
@@ -217,7 +216,6 @@ class _AsyncioSpot(Spot):
         self._once = (self,)
         self._parked_in: Lot | None = None  # where it waits, or did last: `lot` may have moved on
         self._loop = waker.loop  # asyncio asks for it where there is no `get_loop`, which would be a call more
-        self.result: Callable[[], None] = NoneType  # asyncio calls it after each wake-up: nothing to tell, and in C
         self.callback: Callable[[Any], object] | None = None  # Invariant: set iff a task waits here
 
     def __await__(self) -> Generator[Any, Any, None]:
@@ -259,20 +257,13 @@ class _AsyncioSpot(Spot):
     def done(self) -> bool:
         return self.callback is None or (self._parked_in is not None and self._parked_in.scheduled)
 
-    def _raise(self, cancelled: CancelledError) -> None:
-        self.result = NoneType
-        raise cancelled
-
     def cancel(self, msg: object = None) -> bool:
-        if self.callback is None:
-            return False
-        # The message is what anyio knows its own cancellations by.
-        cancelled = CancelledError() if msg is None else CancelledError(msg)
-        self.result = partial(self._raise, cancelled)
-        if self._parked_in is not None:
-            self._parked_in.parked.pop(self, None)
-        self._waker.loop.call_soon(self._step)
-        return True
+        """Says that it was not: the task then raises the cancellation itself, at the step that is made for it here."""
+        if self.callback is not None:
+            if self._parked_in is not None:
+                self._parked_in.parked.pop(self, None)
+            self._loop.call_soon(self._step)
+        return False
 
 
 class _TrioWaker(Waker):

@@ -96,6 +96,7 @@ class _Way(Enum):
     CHUNKS = 4
 
 
+_ONE_BY_ONE: Final = (_Way.EVENTS, _Way.FRAMES)
 _TELLING: Final = (_Way.FRAMES, _Way.CHUNKS)  # ways of reading that tell of marks
 
 
@@ -140,9 +141,7 @@ class Subscription(Generic[T]):
         self._iterator: _Reading | None = None
         self._way = _Way.EVENTS
         select = select or _selection(prefix, authorize)
-        cursor = self._cursor = Cursor(
-            opening, waker, live.disposal, bound=live.topic.max_lag, key=key, select=select, principal=principal
-        )
+        cursor = self._cursor = Cursor(opening, waker, key=key, select=select, principal=principal)
         opening.open(cursor, after)
 
     # Reading.
@@ -300,7 +299,7 @@ class Subscription(Generic[T]):
         iterator = self._iterator
         if iterator is None or iterator.ag_frame is None or way is not self._way:
             telling = way in _TELLING
-            reading = self._read(way not in (_Way.BATCHES, _Way.CHUNKS), telling)
+            reading = self._read(way in _ONE_BY_ONE, telling)
             iterator = self._iterator = _begin(cast("_Reading", reading))
             self._live.want_bookmarks(self._cursor, telling)
             self._way = way
@@ -312,21 +311,20 @@ class Subscription(Generic[T]):
 
     async def _read(self, one_by_one: bool, frames: bool) -> AsyncGenerator[Any, None]:
         yield None  # see `_begin`
-        # Every idle subscriber pays for each of these names.
-        step: Step
+        # Every idle subscriber pays for each name here, and for each value that is on the stack at once.
+        step: Any
         cursor = self._cursor
         chunks = 0
         while True:
             if one_by_one:
-                for event in cursor.rest:
-                    yield event
+                for step in cursor.rest:
+                    yield step
             elif cursor.chunk and (step := cursor.take()):
                 yield step
             try:
                 step = cursor.advance()
-            except EventStreamError as error:
-                self._end(error)
-                if isinstance(error, SubscriptionClosed):
+            except EventStreamError:
+                if self._ended_by_its_user():
                     return
                 raise
             if step is None:
@@ -362,6 +360,13 @@ class Subscription(Generic[T]):
     def _end(self, error: EventStreamError) -> None:
         self._live.end(self._cursor, error)
 
+    def _ended_by_its_user(self) -> bool:
+        """Ends it with the error that is being handled."""
+        error = sys.exception()
+        assert isinstance(error, EventStreamError)
+        self._end(error)
+        return isinstance(error, SubscriptionClosed)
+
     def _tell(self, mark: Mark) -> None:
         """Plain reading has no word for frames, but must not hide a reset."""
         if isinstance(mark, SnapshotStart) and mark.reason != "new":
@@ -369,10 +374,10 @@ class Subscription(Generic[T]):
 
     def _bookmark(self) -> Bookmark | None:
         cursor = self._cursor
-        if not cursor.bookmark_due:
+        if not cursor.bookmark_due or not cursor.idle:  # it stays due while a snapshot or history is on its way
             return None
         cursor.bookmark_due = False
-        return Bookmark(self.position) if cursor.idle else None
+        return Bookmark(self.position)
 
 
 def _begin(iterator: _Reading) -> _Reading:

@@ -1,0 +1,329 @@
+"""`SQLiteLog`: what a bus is given. Puts the parts together, and stands between the loop and the threads."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from random import Random, SystemRandom
+from typing import Any, Final, TypeVar
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+
+from ...codec import TopicCodec, pack_headers
+from ...errors import BusClosed
+from ...events import Position
+from ...topics import AnyEvent, LiveTopic, Page, current_waker
+from ..log import Entries, Terms
+from .faults import fault
+from .file import Connect, Durability, connect, load, open_reading, open_writing
+from .life import DEDUPE_IDS, Life
+from .owner import Ownership
+from .pages import read_page, read_state
+from .retention import DEFAULT, Retention
+from .store import Publish, Store
+from .trimming import STEP, Trimming
+from .writer import Append, Job, Writer
+
+__all__ = ("DEDUPE_SECONDS", "SQLiteLog")
+
+T = TypeVar("T")
+
+DEDUPE_SECONDS: Final = 120.0  # as for the log in memory
+READERS: Final = 4  # threads that read at once; others wait their turn
+
+
+class SQLiteLog:
+    """A log in a SQLite file: what it has acknowledged is there after a restart, in the same epoch.
+
+    Belongs to one bus. All work on the file is done in threads. Many publishers share an fsync.
+
+    Args:
+        path: The file; made if it does not exist. Beside it stand `<path>-wal`, `<path>-shm` and `<path>.lock`.
+        durability: `power` (the default): what is acknowledged survives a loss of power. `process`: it survives the
+            end of this process, however it comes; the last moments before a loss of power may be missing, never
+            anything from the middle.
+        retention: What is kept of each topic; a million events or 1 GiB by default.
+        topics: What is kept of single topics, by name, in place of that.
+        dedupe_seconds: How long an id is remembered, 120 s by default; 65,536 ids at most for each topic.
+        clock: Gives events their time, in POSIX seconds, and says how old they are.
+        random: Where epochs come from; give a seeded one only to simulations.
+        connect: Opens the file: for tests, which let it fail.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        durability: Durability = "power",
+        retention: Retention = DEFAULT,
+        topics: Mapping[str, Retention] | None = None,
+        dedupe_seconds: float = DEDUPE_SECONDS,
+        clock: Callable[[], float] = time.time,
+        random: Random | None = None,
+        connect: Connect = connect,
+    ) -> None:
+        if durability not in ("power", "process"):
+            raise ValueError(f"durability must be 'power' or 'process', not {durability!r}")
+        self._path = str(path)
+        self._durability: Durability = durability
+        self._retention = retention
+        self._retentions = dict(topics or {})
+        self._window = dedupe_seconds
+        self._clock = clock
+        self._random = random or SystemRandom()
+        self._connect = connect
+        self._attaching = threading.Lock()
+        self._lives: dict[str, Life] = {}
+        self._codecs: dict[str, TopicCodec[Any]] = {}
+        self._number = 0
+        self._owner: Ownership | None = None
+        self._store: Store | None = None
+        self._writer: Writer | None = None
+        self._trimming: Trimming
+        self._tended = 0.0
+        self._connections: list[sqlite3.Connection] = []
+        self._limiter: CapacityLimiter
+
+    async def open(self) -> None:
+        """Takes the file, checks it, and reads where its topics stand.
+
+        Raises:
+            LogInUse: if another log has it, in any process.
+            LogRefused: if it is no log, damaged, or of a later version; nothing in it was changed.
+            LogError: if it cannot be read or written.
+        """
+        if self._owner is not None:
+            raise BusClosed("running")
+        waker = current_waker()
+        self._limiter = CapacityLimiter(READERS)
+        await to_thread.run_sync(self._open)
+        assert self._store is not None
+        self._writer = Writer(self._path, self._store, waker, self._tend)
+        self._writer.start()
+
+    def _open(self) -> None:
+        owner = Ownership(self._path)
+        try:
+            connection = open_writing(self._path, self._connect, self._durability)
+            try:
+                self._lives, ended, self._number = load(self._path, connection)
+            except BaseException:
+                connection.close()
+                raise
+        except BaseException:
+            owner.release()
+            raise
+        self._owner = owner
+        self._store = Store(connection, self._lives, self._window)
+        self._trimming = Trimming(self._store, ended)
+
+    def attach(self, live: LiveTopic) -> None:
+        """Goes on with the topic's history; begins one if the file has none."""
+        name, compacted = live.topic.name, live.topic.compacted
+        writer = self._running()
+        with self._attaching:
+            life = self._lives.get(name)
+            if life is None:
+                life = self._lives[name] = self._new_life(name, compacted)
+            elif life.compacted is not compacted:
+                life.compacted = compacted
+        self._codecs[name] = TopicCodec(live.topic)
+        if self._store is not None:
+            store = self._store
+            writer.put(Job(lambda: store.declare(life, self._clock())))  # who publishes is told, should that fail
+        live.past = _Past(self, live, life)
+        live.begin(life.epoch, life.head)
+
+    async def append(self, live: LiveTopic, entries: Entries, terms: Terms | None = None) -> Position:
+        """Commits, in a transaction with others that come at the same time, then appends to `live`.
+
+        If cancelled while it waits, the batch may or may not be appended.
+
+        Raises:
+            Conflict, IndexOrder: as of `Log.append`.
+            InvalidPayload: if a payload cannot be encoded.
+            LogFull: if there is no room for it; nothing was appended.
+            LogFailed: if the disk fails.
+        """
+        writer = self._running()
+        name = live.topic.name
+        encode = self._codecs[name].encode_payload
+        headers = None if terms is None else pack_headers(name, terms.headers)
+        publish = Publish(entries, [encode(payload) for _, payload in entries], headers, terms, self._clock())
+        job = Append(live, publish)
+        await writer.append(job)
+        return Position(job.life.epoch, job.index)
+
+    def remembers(self, live: LiveTopic) -> float:
+        """The window, or less if ids have come so fast that there was no room for all of them."""
+        life = self._lives[live.topic.name]
+        if life.ids is None and life.retained > DEDUPE_IDS:
+            return 0.0  # they are just being read
+        return min(self._window, max(0.0, self._clock() - life.forgotten))
+
+    async def refresh(self, live: LiveTopic) -> Position:
+        """Ends the topic's life, and begins another. What it had is removed in the background."""
+        writer = self._running()
+        assert self._store is not None
+        store, name = self._store, live.topic.name
+
+        def replace() -> Life:
+            with self._attaching:
+                new = self._new_life(name, live.topic.compacted)
+            old = store.lives[name]
+            store.replace(old, new)
+            self._trimming.ended.append(old.number)
+            return new
+
+        def begin(life: Life) -> None:
+            live.past = _Past(self, live, life)
+            live.begin(life.epoch)
+
+        job = Job(replace, begin)
+        await writer.wait_for(job)
+        return Position(job.result.epoch, 0)
+
+    async def trim(self) -> None:
+        """Does at once what retention asks for, and otherwise happens by and by.
+
+        Raises:
+            LogError: if the disk fails.
+        """
+        writer = self._running()
+        more = True
+        while more:  # in steps, with publishes in between
+            job = Job(self._trim_all)
+            await writer.wait_for(job)
+            more = job.result
+
+    async def aclose(self) -> None:
+        """Writes what was published, and closes the file. Idempotent."""
+        writer, self._writer = self._writer, None
+        with anyio.CancelScope(shield=True):
+            if writer is not None:
+                writer.stop()
+            if self._owner is not None:
+                await to_thread.run_sync(self._close, writer)
+
+    def _close(self, writer: Writer | None) -> None:
+        try:
+            if writer is not None:
+                writer.join()
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+            if self._store is not None:
+                self._store.connection.close()
+        except sqlite3.Error as error:
+            raise fault(self._path, error) from error
+        finally:
+            self._store = None
+            owner, self._owner = self._owner, None
+            if owner is not None:
+                owner.release()
+
+    # Reading, in worker threads.
+
+    async def read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs `read` in a thread, with a connection of its own.
+
+        Raises:
+            LogError: if the file cannot be read.
+        """
+        return await to_thread.run_sync(self._read, read, limiter=self._limiter)
+
+    def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            connection = self._connections.pop()
+        except IndexError:
+            connection = open_reading(self._path, self._connect)
+        try:
+            result = read(connection)
+        except sqlite3.Error as error:
+            connection.close()
+            raise fault(self._path, error) from error
+        except BaseException:
+            connection.close()
+            raise
+        self._connections.append(connection)
+        return result
+
+    async def settle(self) -> None:
+        """Returns when all that was committed before the call was appended."""
+        await self._running().wait_for(Job(_nothing))
+
+    def codec(self, topic: str) -> TopicCodec[Any]:
+        """What encodes a topic's payloads."""
+        return self._codecs[topic]
+
+    # What else is to be done, in the writer's thread.
+
+    def _tend(self, idle: bool) -> bool:
+        if not idle:
+            return self._trim_busy()
+        more = self._trim_all()
+        return self._trimming.sweep() or self._trimming.give_back() or more
+
+    def _trim_busy(self) -> bool:
+        """While publishes wait: only what would grow without bound."""
+        trimming = self._trimming
+        now = time.monotonic()
+        for life in list(self._lives.values()):
+            retention = self._retentions.get(life.topic, self._retention)
+            if retention.excess(life.retained, life.size) > STEP:
+                trimming.trim(life, retention, self._clock())
+        if now - self._tended > 1.0:
+            self._tended = now
+            self._trim_all()
+        return False
+
+    def _trim_all(self) -> bool:
+        more = False
+        for life in list(self._lives.values()):
+            more |= self._trimming.trim(life, self._retentions.get(life.topic, self._retention), self._clock())
+        return more
+
+    def _new_life(self, topic: str, compacted: bool) -> Life:
+        self._number += 1
+        return Life(self._number, topic, f"{self._random.getrandbits(64):016x}", compacted, stored=False)
+
+    def _running(self) -> Writer:
+        if self._writer is None:
+            raise BusClosed("closed")
+        return self._writer
+
+
+class _Past:
+    """A life as its readers see it (see `topics.Past`)."""
+
+    __slots__ = ("_life", "_live", "_log")
+
+    def __init__(self, log: SQLiteLog, live: LiveTopic, life: Life) -> None:
+        self._log = log
+        self._live = live
+        self._life = life
+
+    @property
+    def floor(self) -> int:
+        return self._life.floor
+
+    @property
+    def retained(self) -> int:
+        return self._life.retained
+
+    async def read(self, after: int, key: str | None) -> Page | None:
+        life, codec = self._life, self._log.codec(self._life.topic)
+        return await self._log.read(lambda connection: read_page(connection, life, codec, after, key))
+
+    async def state(self) -> dict[str, AnyEvent]:
+        life, codec = self._life, self._log.codec(self._life.topic)
+        state = await self._log.read(lambda connection: read_state(connection, life, codec))
+        await self._log.settle()
+        return state
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,70 @@
+"""One owner for each file: a lock that ends with its process.
+
+The lock is on a file beside the log's (`<path>.lock`), since SQLite needs the locks on the log's own for itself. The
+operating system lets it go when the process ends, however it ends; so there is no stale lock to be cleaned up, and the
+file that stays behind means nothing. Its text, the owner's process id, is only for the message of who comes second.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ...errors import LogInUse, LogRefused
+
+__all__ = ("Ownership",)
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # far behind the text, which others may so read
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class Ownership:
+    """Held from the call on.
+
+    Raises:
+        LogInUse: if somebody else holds it, in this process or in another.
+        LogRefused: if the lock's file cannot be made.
+    """
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, path: str) -> None:
+        try:
+            descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        except OSError as error:
+            raise LogRefused(path, "unreachable", f"its lock cannot be made: {error.strerror}") from error
+        try:
+            _lock(descriptor)
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+        except (BlockingIOError, PermissionError):
+            owner = _read_owner(descriptor)
+            os.close(descriptor)
+            raise LogInUse(path, owner) from None
+        except OSError:
+            # A full disk, most likely: the lock is held, only the text is missing.
+            pass
+        self._descriptor: int | None = descriptor
+
+    def release(self) -> None:
+        """Lets the next one in. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _read_owner(descriptor: int) -> int:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    text = os.read(descriptor, 32).decode("ascii", "replace").strip()
+    return int(text) if text.isdecimal() else 0

@@ -1,0 +1,291 @@
+"""The thread that writes: takes what has gathered, makes one transaction of it, and tells the event loop in order.
+
+    tasks ──Append──▶ queue ──▶ one transaction, one fsync ──▶ loop: append to the topics, wake the tasks
+
+However many publish at once, they share the fsync; one that publishes alone waits for nothing but the thread. What is
+published while a transaction is being written gathers for the next. If a transaction fails, its publishes are tried
+one by one, so that only those fail that must.
+
+Rejected: a worker thread for each commit (a hop that costs as much as the fsync); an asyncio task that writes by itself
+(an fsync stops the loop for as long as the disk likes).
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from ...errors import EventStreamError, LogError
+from ...events import NO_HEADERS, Event
+from ...topics import AnyEvent, LiveTopic, Lot, Spot, Waker
+from .faults import fault
+from .life import Life
+from .store import Publish, Store
+
+__all__ = ("Append", "Job", "Writer")
+
+MOST_PUBLISHES: Final = 1024  # in one transaction: some milliseconds of work, which is what a reader may have to wait
+MOST_BYTES: Final = 4 << 20  # of payloads in one transaction
+QUEUED: Final = 8192  # publishes on their way: as much as is written in a tenth of a second
+QUEUED_BYTES: Final = 64 << 20
+IDLE_SECONDS: Final = 1.0  # between two looks at what else is to be done
+
+logger: Final = logging.getLogger("eventstream.logs")
+
+
+class Job:
+    """What the thread is asked to do, and the task that waits for it.
+
+    Args:
+        work: Called in the thread, outside of a transaction.
+        done: Called in the loop's thread with what `work` returned, after all that was asked before.
+    """
+
+    __slots__ = ("_done", "_work", "error", "finished", "result", "spot")
+
+    def __init__(self, work: Callable[[], Any], done: Callable[[Any], object] | None = None) -> None:
+        self._work = work
+        self._done = done
+        self.spot: Spot | None = None
+        self.finished: bool = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """In the thread. Raises what the work raises."""
+        self.result = self._work()
+
+    def deliver(self) -> None:
+        """In the loop's thread, if it did not fail."""
+        if self._done is not None:
+            self._done(self.result)
+
+    def finish(self) -> None:
+        """In the loop's thread: all is said."""
+        try:
+            if self.error is None:
+                self.deliver()
+        except BaseException as error:
+            self.error = error
+        self.finished = True
+        if self.spot is not None:
+            self.spot.wake()
+
+    def ready(self) -> bool:
+        """For the spot: whether there is something to wait for no more."""
+        return self.finished
+
+
+class Append(Job):
+    """A publish."""
+
+    __slots__ = ("index", "is_new", "life", "live", "publish")
+
+    life: Life
+
+    def __init__(self, live: LiveTopic, publish: Publish) -> None:
+        self.live: LiveTopic = live
+        self.publish: Publish = publish
+        self.index: int = 0
+        self.is_new: bool = False
+        self.spot = None
+        self.finished = False
+        self.error = None
+
+    def deliver(self) -> None:
+        """Appends what is committed now."""
+        if not self.is_new:
+            return
+        live, publish, index = self.live, self.publish, self.index
+        name, at = live.topic.name, publish.at
+        headers = NO_HEADERS if publish.terms is None else publish.terms.headers
+        events: list[AnyEvent] = [Event(name, key, index, payload, at, headers) for key, payload in publish.entries]
+        with live.lock:
+            if not live.closed:  # else it is in the file all the same, and nobody here can read it any more
+                live.append(events)
+
+
+class Writer:
+    """Owns the store from `start` to `stop`.
+
+    Args:
+        path: The file, for errors.
+        store: What is written to.
+        waker: Of the bus's loop.
+        tend: Called now and then, in the thread: does a little of what else has to be done, and returns whether more
+            is left. Its argument says whether nothing is waiting to be written.
+    """
+
+    def __init__(self, path: str, store: Store, waker: Waker, tend: Callable[[bool], bool]) -> None:
+        self._path = path
+        self._store = store
+        self._waker = waker
+        self._tend = tend
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._written: deque[list[Job]] = deque()
+        self._told = False
+        self._lot = Lot(waker)
+        self._room = Lot(waker)
+        self._queued = 0
+        self._queued_bytes = 0
+        self._thread = threading.Thread(target=self._run, name="eventstream log", daemon=True)
+
+    def start(self) -> None:
+        """Begins to write."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Lets it write what was put, and end. Call `join` in a worker thread then."""
+        self._queue.put(None)
+
+    def join(self) -> None:
+        """Waits for the end."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    # In the loop's thread.
+
+    def put(self, job: Job) -> None:
+        """Asks for something, waits for nothing. Any thread."""
+        self._queue.put(job)
+
+    async def wait_for(self, job: Job) -> None:
+        """Asks for something and waits until it is delivered.
+
+        Raises:
+            EventStreamError: what it failed with.
+        """
+        spot = job.spot = self._waker.spot(job)
+        spot.lot = self._lot
+        self._queue.put(job)
+        while not job.finished:
+            await spot
+        if job.error is not None:
+            raise job.error
+
+    async def append(self, job: Append) -> None:
+        """As `wait_for`, for a publish; waits before that if too much is on its way."""
+        size = job.publish.size
+        while self._queued >= QUEUED or (self._queued and self._queued_bytes + size > QUEUED_BYTES):
+            spot = self._waker.spot(job)
+            spot.lot = self._room
+            await spot
+        self._queued += 1
+        self._queued_bytes += size
+        await self.wait_for(job)
+
+    def _deliver(self) -> None:
+        self._told = False
+        written = self._written
+        while written:
+            for job in written.popleft():
+                if isinstance(job, Append):
+                    self._queued -= 1
+                    self._queued_bytes -= job.publish.size
+                job.finish()
+        self._room.wake()
+
+    # In the writer's thread.
+
+    def _run(self) -> None:
+        queue = self._queue
+        held: Job | None = None
+        while True:
+            job = held or self._next()
+            held = None
+            if job is None:
+                return
+            if not isinstance(job, Append):
+                self._do(job)
+                continue
+            group, size = [job], job.publish.size
+            while len(group) < MOST_PUBLISHES and size < MOST_BYTES:
+                try:
+                    following = queue.get_nowait()
+                except Empty:
+                    break
+                if not isinstance(following, Append):
+                    if following is None:
+                        queue.put(None)  # nothing is put behind it
+                    held = following
+                    break
+                group.append(following)
+                size += following.publish.size
+            self._commit(group)
+            self._tend_safely(False)
+
+    def _next(self) -> Job | None:
+        try:
+            return self._queue.get_nowait()
+        except Empty:
+            pass
+        busy = True
+        while True:
+            try:
+                return self._queue.get(timeout=0.001 if busy else IDLE_SECONDS)
+            except Empty:
+                busy = self._tend_safely(True)
+
+    def _do(self, job: Job) -> None:
+        try:
+            job.run()
+        except sqlite3.Error as error:
+            self._store.rollback()
+            job.error = fault(self._path, error)
+        except Exception as error:
+            self._store.rollback()
+            job.error = error
+        self._tell([job])
+
+    def _commit(self, group: list[Append]) -> None:
+        store = self._store
+        try:
+            for job in group:
+                self._take(job)
+            store.commit()
+        except sqlite3.Error as error:
+            self._roll_back()
+            if len(group) > 1:
+                for job in group:
+                    job.error = None
+                    self._commit([job])
+                return
+            group[0].error = fault(self._path, error)
+        except Exception as error:
+            self._roll_back()
+            for job in group:
+                job.error = error
+        self._tell(group)
+
+    def _take(self, job: Append) -> None:
+        life = job.life = self._store.lives[job.live.topic.name]
+        head = life.head
+        try:
+            job.index = self._store.append(life, job.publish)
+            job.is_new = job.index > head
+        except EventStreamError as error:
+            job.error = error
+
+    def _roll_back(self) -> None:
+        try:
+            self._store.rollback()
+        except sqlite3.Error as error:
+            logger.error("%s: a transaction cannot be rolled back: %s", self._path, error)
+
+    def _tell(self, jobs: list[Any]) -> None:
+        self._written.append(jobs)
+        if not self._told:
+            self._told = True
+            self._waker.call_soon(self._deliver)
+
+    def _tend_safely(self, idle: bool) -> bool:
+        try:
+            return self._tend(idle)
+        except (sqlite3.Error, LogError) as error:
+            logger.warning("%s: not tended now: %s", self._path, error)
+            return False
