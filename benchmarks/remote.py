@@ -217,14 +217,14 @@ def render(samples: Samples) -> str:
     loops = samples.loops()
 
     def rows(part: str, size: int, *columns: str) -> list[list[str | float | None]]:
-        """One for each peer and loop: the columns, and the ratio of the first of them to ours."""
+        """One for each peer and loop: the columns, and the ratio of ours to the first of them."""
         found: list[list[str | float | None]] = []
         for loop in loops:
             ours = samples.find(f"{part}: {Ours.name}", size, loop)
             for name in PEERS:
                 case = samples.find(f"{part}: {name}", size, loop)
                 if case is not None:
-                    ratio = times(samples.ratio(ours, case, columns[0])) if case is not ours else ""
+                    ratio = times(samples.ratio(ours, case, columns[0]))
                     label = f"**{name}**" if case is ours else name
                     found.append([label, loop, f"{size:,}", *(samples.median(case, c) for c in columns), ratio])
         return found

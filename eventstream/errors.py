@@ -35,6 +35,12 @@ Each class says whose fault it is and what to do next; what it knows is in attri
     │   ├── PipeClosed                    the peer: it closed the pipe before everything was said
     │   ├── PipeAbandoned                 this end: the peer did not come back in time
     │   └── ReconnectFailed               the network, or you: dialing has failed for good
+    ├── OutboxClosed                      you: the outbox is not open (any more)
+    ├── OutboxFull                        you: its quota is used up; nothing was kept
+    ├── OutboxUnusable                    you: its file is in use, foreign, of a newer program, or damaged
+    ├── NotStored                         the disk: full, or failing; what was to be kept was not (temporary)
+    ├── NotAccepted                       the bus, or you: this entry of the outbox will not be published
+    ├── UnknownEntry (LookupError)        you: the outbox has no such entry (any more)
     ├── LinkRefused                       the peer: no link now (temporary, unless the versions differ)
     ├── LinkSilent                        the network: nothing was heard for too long (temporary)
     └── BadFrame (ValueError)             the peer: bytes that are no frame, or a frame out of order (temporary)
@@ -69,7 +75,12 @@ __all__ = (
     "LogRefused",
     "NotAuthorized",
     "NotCompacted",
+    "NotAccepted",
+    "NotStored",
     "NowaitUnsupported",
+    "OutboxClosed",
+    "OutboxFull",
+    "OutboxUnusable",
     "OutcomeUnknown",
     "PayloadTypeError",
     "PipeAbandoned",
@@ -85,6 +96,7 @@ __all__ = (
     "SubscriptionClosed",
     "SubscriptionReset",
     "TopicConflict",
+    "UnknownEntry",
     "UnknownTopic",
 )
 
@@ -541,3 +553,90 @@ class BadFrame(EventStreamError, ValueError):
     def __init__(self, why: str) -> None:
         self.why = why
         super().__init__(why)
+
+
+class OutboxClosed(EventStreamError):
+    """The outbox is not open. Your fault: use it inside `async with Outbox(...) as outbox`, once.
+
+    What it had is in its file.
+    """
+
+    def __init__(self, state: Literal["new", "closed"]) -> None:
+        self.state = state
+        texts = {
+            "new": "the outbox was not opened: use 'async with outbox'",
+            "closed": "the outbox is closed; what it had is in its file",
+        }
+        super().__init__(texts[state])
+
+
+class OutboxFull(EventStreamError):
+    """The outbox has as much as it may; nothing was kept of this publish. Your fault, or that of a long outage.
+
+    Let it drain, discard what is dead, or raise its limits. `limit` is `entries` or `bytes`.
+    """
+
+    def __init__(self, limit: str, bound: int) -> None:
+        self.limit = limit
+        self.bound = bound
+        super().__init__(f"the outbox is full, its bound is {bound} {limit}: let it drain, or discard what is dead")
+
+
+class OutboxUnusable(EventStreamError):
+    """A file cannot be the outbox of this program. Yours to repair; the file was not changed.
+
+    `why` is one of `busy` (another process, or another `Outbox`, has it), `foreign` (it is something else), `newer` (a
+    later version made it) and `damaged`.
+    """
+
+    def __init__(self, path: str, why: str, detail: str) -> None:
+        self.path = path
+        self.why = why
+        self.detail = detail
+        advice = {
+            "busy": "another process has it: use that one, or stop it",
+            "foreign": "it is not an outbox: give another path",
+            "newer": "a later version of eventstream made it: update this one",
+            "damaged": "it is damaged: keep a copy, restore it with 'sqlite3 FILE .recover', or give another path",
+        }
+        super().__init__(f"{path} cannot be the outbox; {advice[why]} ({detail})")
+
+
+class NotStored(EventStreamError):
+    """The outbox could not write to its disk. The disk's fault: make room or repair it, then go on.
+
+    `why` is `full` or `failed`. What was to be kept was not; after a failure (not of room) and a power loss it may turn
+    up all the same, so repeat a publish with its id. Nothing that was kept before is lost by this.
+    """
+
+    temporary = True
+
+    def __init__(self, path: str, why: str, detail: str) -> None:
+        self.path = path
+        self.why = why
+        self.detail = detail
+        what = "there is no room" if why == "full" else "its disk fails"
+        super().__init__(f"the outbox {path} cannot be written, {what}: {detail}; nothing was kept, try again")
+
+
+class NotAccepted(EventStreamError):
+    """An entry of the outbox will not be published as it is. What to do depends on its `state`.
+
+    `conflict` and `unknown` wait for a person, with those of their key behind them: `retry` or `discard` it. `dead` can
+    be retried when the cause is gone. `discarded` was given up. `closed`: the outbox was left while it waited; the
+    entry is in the file.
+    """
+
+    def __init__(self, id: str, state: str, reason: str) -> None:
+        self.id = id
+        self.state = state
+        self.reason = reason
+        super().__init__(f"entry {id!r} is {state}{': ' if reason else ''}{reason}")
+
+
+class UnknownEntry(EventStreamError, LookupError):
+    """The outbox has no entry of this id. Your fault, or it was accepted or discarded before."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        super().__init__(f"there is no entry {shown(id)}: it was accepted or discarded, or never was here")

@@ -61,9 +61,9 @@ class Stream:
 class Process:
     """One running command."""
 
-    def __init__(self, *arguments: str, stdin: int = subprocess.PIPE) -> None:
+    def __init__(self, *arguments: str, stdin: int = subprocess.PIPE, command: tuple[str, ...] = COMMAND) -> None:
         self.popen = subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*command, *arguments],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -38,11 +38,13 @@ from eventstream import (
     Topic,
     View,
     errors,
+    outbox,
     pipes,
     remote,
 )
 from eventstream.codec import TopicCodec
 from eventstream.errors import ReconnectFailed
+from eventstream.outbox import Bus, Outbox, OutboxLimits, Reachable
 from eventstream.pipes import (
     BackedPipe,
     BackedReader,
@@ -74,6 +76,7 @@ PUBLIC: dict[str, Any] = {
     **{name: getattr(errors, name) for name in errors.__all__},
     **{name: getattr(pipes, name) for name in pipes.__all__},
     **{name: getattr(remote, name) for name in remote.__all__},
+    **{name: getattr(outbox, name) for name in outbox.__all__},
     **AT_THE_ROOT,
 }
 ERRORS = [error for error in PUBLIC.values() if inspect.isclass(error) and issubclass(error, EventStreamError)]
@@ -231,6 +234,7 @@ def test_each_field_of_a_value_is_in_its_section(name: str) -> None:
     [
         *(Topic, EventBus, MemoryLog, Retention, SQLiteLog, SnapshotOptions, BackedPipe, Retry, PipeServer, PipeLimits),
         *(RemoteBus, Server, ServerLimits),
+        *(Outbox, OutboxLimits),
     ],
     ids=lambda class_: class_.__name__,
 )
@@ -253,6 +257,7 @@ def test_each_option_has_a_row_with_its_default(class_: type) -> None:
         *(EventBus, Event, Log, Position, Subscription, Topic, View),
         *(BackedReader, BackedWriter, Pipe, PipeServer, Retry, RingBuffer),
         *(RemoteBus, RemoteSubscription, Server),
+        *(Bus, Outbox, Reachable),
     ],
     ids=lambda class_: class_.__name__,
 )
@@ -317,7 +322,9 @@ def waiting(class_: type) -> Iterator[str]:
 
 
 WAITING = [
-    row for class_ in (EventBus, Subscription, View, RemoteBus, Server, Pipe, PipeServer) for row in waiting(class_)
+    row
+    for class_ in (EventBus, Subscription, View, RemoteBus, Server, Outbox, Pipe, PipeServer)
+    for row in waiting(class_)
 ]
 
 

@@ -205,6 +205,22 @@ class Test_what_is_not_said_yet:
             assert await take(stays, 2) == ["before", "after"]
             assert town.bus.statistics().subscribers == 1
 
+    @simulated
+    async def test_may_be_much_if_all_of_it_is_in_use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """More subscriptions than a pipe and the bound take together: they are not given up again and again."""
+        monkeypatch.setattr(conversation, "MOST_UNSAID", 10_000)
+        async with Town(words).open() as town:
+            town.network.refuse_dials()
+            async with town.client() as bus:
+                readers = [bus.subscribe(words, prefix="x" * 250) for _ in range(4500)]  # 1.3 MB
+                last = bus.subscribe(words)
+                await anyio.sleep(10)
+                town.network.heal()
+                with anyio.fail_after(60):
+                    await bus.publish(words, "heard")
+                    assert await take(last, 1) == ["heard"]
+                assert town.bus.statistics().subscribers == len(readers) + 1
+
 
 class Test_a_view:
     @simulated

@@ -16,7 +16,7 @@ from remote_support import Town, drain, receive_now, settle, simulated, stranger
 from eventstream import EARLIEST, Event, NotAuthorized, SlowSubscriber, SnapshotStart, Topic
 from eventstream.codec import TopicCodec
 from eventstream.errors import InvalidPayload, LimitReached, PipeAbandoned
-from eventstream.remote.messages import Credit, Ended, Events, Mark, OpenTopic, Subscribe
+from eventstream.remote.messages import EVENTS, Credit, Ended, Events, Mark, OpenTopic, Subscribe
 from eventstream.remote.sharing import Kept, SharedEvents
 from support import Price
 
@@ -143,7 +143,7 @@ class Test_gathering:
 
             def count(*parts: bytes, **options: bool) -> None:
                 nonlocal said
-                said += len(parts) > 1
+                said += parts[0][4] == EVENTS  # the byte that tells the kind
                 say(*parts, **options)
 
             connection._outgoing.say = count  # type: ignore[method-assign]

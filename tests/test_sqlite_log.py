@@ -63,7 +63,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bus_on(path: str, **options: Any) -> EventBus:
-    return EventBus(SQLiteLog(path, **options))
+    return EventBus(SQLiteLog(path, durability="process", **options))  # a test waits for no disk
 
 
 async def fill(path: str, count: int, topic: Topic[Any] = words) -> Position:

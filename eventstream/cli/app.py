@@ -15,8 +15,14 @@ from .demo import Options
 from .demo import run as run_demo
 from .links import Link, Positive
 from .listening import Certificates
+from .log import log
 from .look import snapshot as run_snapshot
 from .look import topics as run_topics
+from .outbox import discard as run_discard
+from .outbox import drain as run_drain
+from .outbox import list_entries as run_list
+from .outbox import retry as run_retry
+from .outbox import show as run_show
 from .publish import Input
 from .publish import publish as run_publish
 from .running import USAGE, run
@@ -35,6 +41,9 @@ app: App = App(
     help="An event bus with history, resume and snapshots: serve one, publish to it, read from it.",
     version=lambda: importlib.metadata.version("eventstream"),
 )
+
+
+app.command(log)
 
 
 def call(arguments: list[str]) -> int | None:
@@ -61,7 +70,8 @@ def serve(
     """Run a bus that other programs publish to and read from, until Ctrl-C or SIGTERM.
 
     It prints the addresses when it is ready. The first signal lets it say goodbye to its clients, the second ends it at
-    once. What was published is kept in memory: clients of a restarted server are told that its history began anew.
+    once. What was published is kept in memory, and clients of a restarted server are told that its history began anew;
+    or in a file, and then they go on where they were.
 
     Parameters
     ----------
@@ -72,7 +82,7 @@ def serve(
         may make other topics. [jwt] lets in who shows a JSON Web Token: keys (a file with PEM, JWKS or a secret),
         algorithms, issuer, audience, and principal, permissions, leeway if not as usual.
     log:
-        Where events are kept. In this version memory:// alone.
+        Where events are kept: memory://, or sqlite:///PATH for a file.
     token_file:
         A file with the token that clients have to show; without it everybody may come in.
     cert:
@@ -273,3 +283,96 @@ def demo(
         The event loop to run on.
     """
     return run_demo(Options(seconds=seconds, speed=speed, file=file, plain=plain, backend=backend))
+
+
+outbox: App = App(
+    name="outbox",
+    help="See and decide about what a program's outbox has kept, and drain it. The program must not run meanwhile.",
+)
+app.command(outbox)
+
+
+@outbox.command(name="list")
+def outbox_list(
+    file: Path,
+    /,
+    *,
+    state: Literal["pending", "held", "conflict", "unknown", "dead"] | None = None,
+    json: Flag = False,
+) -> int:
+    """List the entries, oldest first.
+
+    Parameters
+    ----------
+    file:
+        The outbox's file.
+    state:
+        Only those in this state.
+    json:
+        One JSON object a line: id, topic, key, state, reason, attempts, queued, size, expect.
+    """
+    return run("outbox list", run_list, file, state, json)
+
+
+@outbox.command(name="show")
+def outbox_show(file: Path, id: str, /, *, json: Flag = False) -> int:
+    """Print an entry with its payload and headers.
+
+    Parameters
+    ----------
+    file:
+        The outbox's file.
+    id:
+        The entry's, as list prints it.
+    json:
+        One JSON object, with payload and headers beside what list gives.
+    """
+    return run("outbox show", run_show, file, id, json)
+
+
+@outbox.command(name="retry")
+def outbox_retry(
+    file: Path, ids: Annotated[list[str], Parameter(negative=())], /, *, expect: Literal["same", "any"] | int = "same"
+) -> int:
+    """Let entries be tried again, at their places, when the outbox is drained next.
+
+    Parameters
+    ----------
+    file:
+        The outbox's file.
+    ids:
+        The entries', as list prints them.
+    expect:
+        For a conflict: the index that the key is to have now, or any.
+    """
+    return run("outbox retry", run_retry, file, ids, expect)
+
+
+@outbox.command(name="discard")
+def outbox_discard(file: Path, ids: Annotated[list[str], Parameter(negative=())], /) -> int:
+    """Give entries up. They are gone; those of their keys that waited for them go on.
+
+    Parameters
+    ----------
+    file:
+        The outbox's file.
+    ids:
+        The entries', as list prints them.
+    """
+    return run("outbox discard", run_discard, file, ids)
+
+
+@outbox.command(name="drain")
+def outbox_drain(file: Path, url: str, /, *, json: Flag = False, link: Link = Link()) -> int:  # noqa: B008
+    """Publish everything that can be published. The exit code is 0 if nothing is left, else 1.
+
+    Parameters
+    ----------
+    file:
+        The outbox's file.
+    url:
+        The server: tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH.
+    json:
+        At the end, the outbox's statistics as a JSON object.
+    """
+    return run("outbox drain", run_drain, file, url, link, json)

@@ -19,7 +19,9 @@ import msgspec
 from ..bus import EventBus
 from ..codec import Keyed
 from ..events import Topic
+from ..logs import Log
 from ..remote import Authenticate, Credentials, Grant, JwtRules, Server, jwt_verifier
+from ..remote.urls import log_for
 from .lines import read_some
 from .links import read_token, told_of_files
 from .listening import Certificates, listen
@@ -126,10 +128,16 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
             raise Failure(str(error), USAGE) from None
         return jwt_verifier(anyio.Path(path).read_bytes, jwt.rules())  # keys change while it runs
 
-    def check_log(self) -> None:
-        """Refuses logs that this version does not have."""
-        if urlsplit(self.log).scheme != "memory" or self.log != "memory://":
-            raise Failure(f"--log {self.log}: not available in this version, only memory:// is", USAGE)
+    def make_log(self) -> Log | None:
+        """Where events are kept; None for memory.
+
+        Raises:
+            Failure: if there is no such log.
+        """
+        try:
+            return log_for(self.log)
+        except ValueError as error:
+            raise Failure(f"--log {error}", USAGE) from None
 
 
 def _shared_token(token: bytes) -> Authenticate:
@@ -143,7 +151,7 @@ def _shared_token(token: bytes) -> Authenticate:
 async def serve(setup: Setup) -> int:
     """Serves until the first signal, then says goodbye; the second one ends it at once."""
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
-    setup.check_log()
+    log = setup.make_log()
     topics, authenticate = setup.topics(), setup.authenticate()
     with ExitStack() as left, _receive_signals() as signals:
         async with AsyncExitStack() as stack:
@@ -153,7 +161,7 @@ async def serve(setup: Setup) -> int:
                 await stack.enter_async_context(listener)
                 left.callback(_remove_socket, name)
                 listeners.append((name, listener))
-            async with EventBus() as bus:
+            async with EventBus(log) as bus:
                 for topic in topics:
                     bus.head(topic)  # used once, it is listed
                 server = Server(bus, topics, create=True, authenticate=authenticate)

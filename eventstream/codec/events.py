@@ -19,7 +19,17 @@ import msgspec
 from ..errors import InvalidPayload
 from ..events import NO_HEADERS, Event, Topic
 
-__all__ = ("Keyed", "TopicCodec", "join_events", "keys_of", "list_of", "pack_event", "pack_headers", "split_events")
+__all__ = (
+    "Keyed",
+    "TopicCodec",
+    "join_events",
+    "keys_of",
+    "list_of",
+    "pack_event",
+    "pack_headers",
+    "parts_of",
+    "split_events",
+)
 
 T = TypeVar("T")
 
@@ -88,6 +98,19 @@ def pack_event(key: str, index: int, time: float, payload: bytes, headers: bytes
     if headers is not None:
         return _encoder.encode((key, index, time, msgspec.Raw(payload), msgspec.Raw(headers)))
     return _encoder.encode((key, index, time, msgspec.Raw(payload)))
+
+
+def parts_of(count: int, joined: bytes) -> list[tuple[str, float, bytes, dict[str, str]]]:
+    """Of so many events: key, time, the payload's bytes, headers.
+
+    Raises:
+        InvalidPayload: if the bytes are no such events.
+    """
+    try:
+        wires = _heads.decode(list_of(count, joined))
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidPayload("", str(error)) from error
+    return [(wire.key, wire.time, bytes(wire.payload), wire.headers or {}) for wire in wires]
 
 
 def split_events(data: bytes) -> list[bytes]:

@@ -42,6 +42,7 @@ class Pipe(ByteStream):
         self._closed = False  # by our own program
         self._readable = Signal()
         self._room = Signal()
+        self._unused: list[Signal] = []  # of those who gather, no more than ever did so at once
         self._changed: Event | None = None  # for the rare waits, of any number of tasks; made when somebody waits
         self._relinked: Event | None = None  # for those who wait for links to come and go, and for nothing else
         self._is_sending = False  # by a task of our program
@@ -126,16 +127,18 @@ class Pipe(ByteStream):
         if self._link is not None:
             self._link.flush_nowait()
 
-    async def gather(self, written: Signal) -> None:
+    async def gather(self) -> None:
         """Waits until the next write to the connection is over, so that what comes meanwhile goes together.
 
         It waits for one write, not for all, and not for the peer; without a connection not at all. Any number of tasks
-        may wait, each by a signal of its own, which it may use again.
+        may wait. Cancelling it changes nothing.
         """
         if self._link is not None:
+            written = self._unused.pop() if self._unused else Signal()
             self._link.tell_written(written)
             self._link.wake()
             await written.wait()
+            self._unused.append(written)  # not if it was cancelled: the link may still set it
 
     async def flush(self) -> None:
         """Writes to the connection what was accepted, unless another task is at it, which then goes on. A checkpoint.

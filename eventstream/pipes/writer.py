@@ -86,10 +86,10 @@ class BackedWriter:
 
     def _next_pieces(self, limit: int) -> list[Piece]:
         """What one DATA frame carries: as much as may go, as each frame is a step of its own for the peer."""
-        pieces: list[Piece] = []
-        while limit > 0 and (piece := self.ring.next_piece(limit)):
-            pieces.append(piece)
-            limit -= len(piece)
+        ring = self.ring
+        pieces = [ring.next_piece(limit)]
+        while (limit := limit - len(pieces[-1])) > 0 and ring.sent < ring.end:
+            pieces.append(ring.next_piece(limit))
         return pieces
 
     def acknowledge(self, position: int, limit: int) -> None:

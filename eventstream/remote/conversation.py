@@ -80,6 +80,7 @@ class Conversation:
         self._subscribed = 0
         self._outgoing: Outgoing | None = None  # Invariant: set while there is a pipe that is not given up
         self._give_up: Callable[[], None]
+        self._introduction = 0  # bytes of it that the pipe did not take at once
         self._largest = MAX_MESSAGE
 
     def begin(self) -> None:
@@ -174,12 +175,13 @@ class Conversation:
     def _say(self, data: bytes) -> None:
         """Says it on the present pipe; without one it is said when there is one, from what is to be said then.
 
-        Requests are bounded, and a reader's credit; but who opens and leaves subscriptions while the pipe takes nothing
-        has ever more to say. When that is too much, the pipe is given up: a new one is told only what is still true.
+        Requests are bounded, a reader's credit too, and an introduction by what is in use; but who opens and leaves
+        subscriptions while the pipe takes nothing has ever more to say. When that is too much, the pipe is given up: a
+        new one is told only what is still true.
         """
         if self._outgoing is not None:
             self._outgoing.say(data)
-            if self._outgoing.size > self.requests.size + MOST_UNSAID:
+            if self._outgoing.size > self._introduction + self.requests.size + MOST_UNSAID:
                 self._outgoing = None
                 self._give_up()
 
@@ -208,13 +210,14 @@ class Conversation:
             token: Tells who we are.
             give_up: Called if there is more to say than the pipe takes.
         """
-        self._outgoing = outgoing
         self._give_up = give_up
-        self._say(encode(Greeting(VERSION, token)))
+        outgoing.say(encode(Greeting(VERSION, token)))
         for number, codec in self._codecs.values():
-            self._say(encode(_open_message(number, codec)))
+            outgoing.say(encode(_open_message(number, codec)))
         for feed in self._feeds.values():
-            self._say(encode(self._subscribe_message(feed)))
+            outgoing.say(encode(self._subscribe_message(feed)))
+        self._outgoing = outgoing
+        self._introduction = outgoing.size
 
     def lose(self) -> None:
         """The pipe has ended."""

@@ -15,7 +15,6 @@ from anyio.abc import TaskStatus
 
 from ..errors import BusClosed, EventStreamError, LimitReached
 from ..events import Bookmark, Event, Resumed, SnapshotStart
-from ..pipes.signal import Signal
 from ..topics import Subscription
 from .faults import to_fault
 from .messages import MAX_MESSAGE, Ended, Fault, Mark, encode, events_head
@@ -24,6 +23,7 @@ from .sharing import Filter, SharedEvents
 
 __all__ = ("Feeding",)
 
+SMALL: Final = 2048  # bytes
 HEAD: Final = 5  # bytes of a message that stand before its events, and count for its length
 logger: Final = logging.getLogger("eventstream.remote")
 
@@ -58,7 +58,6 @@ class Feeding:
         self._credit = credit
         self._outgoing = outgoing
         self._alone = alone
-        self._written = Signal()
 
     def grant(self, size: int) -> None:
         """The client has room for so many more bytes."""
@@ -88,8 +87,10 @@ class Feeding:
                 if waited_for:
                     waited_for = False
                     task_status.started()
-                if not self._subscription.lag and (len(item) > 1 if isinstance(item, list) else True):
-                    await self._outgoing.gather(self._written)
+                if isinstance(item, list) and len(item) > 1 and not self._subscription.lag:
+                    # It has caught up with a publisher of many: what comes while they are written goes together. What
+                    # came alone is followed by nothing, as a rule, and a task more would wake for it.
+                    await self._outgoing.gather()
                 while self._credit <= 0 and await self._subscription.hold():
                     pass
         except BusClosed:
@@ -118,7 +119,9 @@ class Feeding:
                 return
         for body in self._bodies(item):
             self._credit -= len(body)
-            self._outgoing.say(events_head(self._number, len(body)), body, at_once=self._alone())
+            head = events_head(self._number, len(body))
+            parts = (head, body) if len(body) > SMALL else (head + body,)  # a small copy costs less than a part does
+            self._outgoing.say(*parts, at_once=self._alone())
 
     def _bodies(self, events: list[Event[Any]]) -> Iterator[bytes]:
         """The bytes of a list, in as many messages as it needs. A batch is never divided."""

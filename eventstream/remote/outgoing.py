@@ -61,9 +61,9 @@ class Outgoing:
         """Sends at once what was said. A checkpoint."""
         await self._pipe.flush()
 
-    async def gather(self, written: Signal) -> None:
+    async def gather(self) -> None:
         """Waits until the next write is over: what comes meanwhile can go in one piece. See `Pipe.gather`."""
-        await self._pipe.gather(written)
+        await self._pipe.gather()
 
     @property
     def is_full(self) -> bool:

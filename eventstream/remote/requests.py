@@ -78,19 +78,23 @@ class Requests:
         if self._admitting:
             return  # what was just said has failed at once: whoever said it goes on with the next
         self._admitting = True
-        while self._waiting and len(self._open) < MOST and self.size <= MOST_BYTES:
-            number = next(iter(self._waiting))
-            request = self._open[number] = self._waiting.pop(number)
-            self.size += len(request.data)
-            self._say(request)
-        self._admitting = False
+        try:
+            while self._waiting and len(self._open) < MOST and self.size <= MOST_BYTES:
+                number = next(iter(self._waiting))
+                request = self._open[number] = self._waiting.pop(number)
+                self.size += len(request.data)
+                self._say(request)
+        finally:
+            self._admitting = False
 
     def say_again(self) -> None:
         """Says all that was asked and has no answer, in its order; then what there is room for."""
         self._admitting = True
-        for request in list(self._open.values()):
-            self._say(request)
-        self._admitting = False
+        try:
+            for request in list(self._open.values()):
+                self._say(request)
+        finally:
+            self._admitting = False
         self._admit()
 
     def __len__(self) -> int:

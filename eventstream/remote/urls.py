@@ -1,6 +1,7 @@
 """One address for every kind of bus: `open_bus(url)`.
 
 memory://                      a bus in this process
+sqlite:///PATH                 a bus in this process that keeps its events in a file
 tcp://HOST:PORT                a server, in clear
 tls://HOST:PORT                a server, over TLS
 unix:///PATH                   a server on this machine
@@ -10,18 +11,20 @@ from __future__ import annotations
 
 import ssl
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import anyio
 from anyio.abc import ByteStream
 
 from ..bus import EventBus
+from ..logs import Log, SQLiteLog
 from ..pipes import Reconnector
 from .client import RemoteBus
 
-__all__ = ("open_bus", "reconnector_for")
+__all__ = ("log_for", "open_bus", "reconnector_for")
 
-SCHEMES = ("memory", "tcp", "tls", "unix")
+LOCAL = ("memory", "sqlite")
+SCHEMES = ("memory", "sqlite", "tcp", "tls", "unix")
 
 
 def open_bus(url: str, *, ssl_context: ssl.SSLContext | None = None, **options: Any) -> EventBus | RemoteBus:
@@ -31,7 +34,7 @@ def open_bus(url: str, *, ssl_context: ssl.SSLContext | None = None, **options: 
             await bus.publish(prices, Price("X", 1.0))
 
     Args:
-        url: `memory://`, `tcp://host:port`, `tls://host:port` or `unix:///path`.
+        url: `memory://`, `sqlite:///path`, `tcp://host:port`, `tls://host:port` or `unix:///path`.
         ssl_context: For `tls`: whom to trust, and our certificate if the server wants one. The system's authorities by
             default.
         options: As of `EventBus` or `RemoteBus`, whichever it is.
@@ -46,11 +49,27 @@ def open_bus(url: str, *, ssl_context: ssl.SSLContext | None = None, **options: 
     parts = urlsplit(url)
     if ssl_context is not None and parts.scheme != "tls":
         raise ValueError(f"{parts.scheme}://...: nothing is encrypted there: write tls://HOST:PORT, or no ssl_context")
+    if parts.scheme in LOCAL:
+        return EventBus(log_for(url), **options)
+    return RemoteBus(reconnector_for(url, ssl_context=ssl_context), **options)
+
+
+def log_for(url: str) -> Log | None:
+    """Where a bus in this process keeps its events; None for memory.
+
+    Raises:
+        ValueError: if the URL is neither memory:// nor sqlite:///path.
+    """
+    parts = urlsplit(url)
     if parts.scheme == "memory":
         if parts.netloc or parts.path:
             raise ValueError(f"{url!r}: a bus in memory has no address; write memory://")
-        return EventBus(**options)
-    return RemoteBus(reconnector_for(url, ssl_context=ssl_context), **options)
+        return None
+    if parts.scheme != "sqlite":
+        raise ValueError(f"{url!r}: the scheme must be one of {', '.join(LOCAL)}")
+    if parts.netloc or parts.path in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(f"{url!r}: write sqlite:///path, with three slashes; options are those of SQLiteLog")
+    return SQLiteLog(unquote(parts.path))
 
 
 def reconnector_for(url: str, *, ssl_context: ssl.SSLContext | None = None) -> Reconnector:

@@ -8,6 +8,8 @@ imports this package.
 
 from __future__ import annotations
 
+from .check_log import CheckFailed as CheckFailed
+from .check_log import check_log as check_log
 from .clock import run_simulated as run_simulated
 from .conditions import NetworkStatistics as NetworkStatistics
 from .faults import Direction as Direction

@@ -17,7 +17,7 @@ from .faults import fault
 from .life import Life
 from .tables import APPLICATION_ID, FORMAT, SCHEMA
 
-__all__ = ("Connect", "Durability", "connect", "load", "open_reading", "open_writing")
+__all__ = ("Connect", "Durability", "check", "connect", "load", "open_reading", "open_writing")
 
 Connect: TypeAlias = Callable[[str], sqlite3.Connection]
 Durability: TypeAlias = Literal["power", "process"]
@@ -98,6 +98,21 @@ def load(path: str, connection: sqlite3.Connection) -> tuple[dict[str, Life], li
     except sqlite3.Error as error:
         raise LogRefused(path, "damaged", f"SQLite says: {error}") from error
     return lives, ended, greatest
+
+
+def check(path: str) -> None:
+    """Looks at a log that may be in use, and changes nothing.
+
+    Raises:
+        LogRefused: if the file is no log, damaged, or of a later version.
+    """
+    if _look(path):
+        raise LogRefused(path, "foreign", "this file is empty")
+    connection = connect(path)
+    try:
+        _check(path, connection)
+    finally:
+        connection.close()
 
 
 def _look(path: str) -> bool:

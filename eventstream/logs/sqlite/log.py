@@ -261,17 +261,17 @@ class SQLiteLog:
 
     # What else is to be done, in the writer's thread.
 
-    def _tend(self, idle: bool) -> bool:
-        if not idle:
-            return self._trim_busy()
+    def _tend(self, written: set[Life] | None) -> bool:
+        if written is not None:
+            return self._trim_busy(written)
         more = self._trim_all()
         return self._trimming.sweep() or self._trimming.give_back() or more
 
-    def _trim_busy(self) -> bool:
-        """While publishes wait: only what would grow without bound."""
+    def _trim_busy(self, written: set[Life]) -> bool:
+        """While publishes wait: only what would grow without bound, and once a second what has become too old."""
         trimming = self._trimming
         now = time.monotonic()
-        for life in list(self._lives.values()):
+        for life in written:
             retention = self._retentions.get(life.topic, self._retention)
             if retention.excess(life.retained, life.size) > STEP:
                 trimming.trim(life, retention, self._clock())

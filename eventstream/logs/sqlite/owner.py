@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from ...errors import LogInUse, LogRefused
 
@@ -45,17 +46,18 @@ class Ownership:
             raise LogRefused(path, "unreachable", f"its lock cannot be made: {error.strerror}") from error
         try:
             _lock(descriptor)
-            os.ftruncate(descriptor, 0)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
         except (BlockingIOError, PermissionError):
             owner = _read_owner(descriptor)
             os.close(descriptor)
             raise LogInUse(path, owner) from None
-        except OSError:
-            # A full disk, most likely: the lock is held, only the text is missing.
-            pass
+        except OSError as error:
+            os.close(descriptor)
+            raise LogRefused(path, "unreachable", f"it cannot be locked: {error.strerror}") from error
         self._descriptor: int | None = descriptor
+        with suppress(OSError):  # a full disk: the lock is held, and only the name for others is missing
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
 
     def release(self) -> None:
         """Lets the next one in. Idempotent."""

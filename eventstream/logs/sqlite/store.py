@@ -33,7 +33,7 @@ class Publish:
         self.headers: bytes | None = headers
         self.terms: Terms | None = terms
         self.at: float = at
-        self.size: int = sum(map(len, payloads))
+        self.size: int = len(payloads[0]) if len(payloads) == 1 else sum(map(len, payloads))
 
     def pack(self, index: int) -> bytes:
         """The batch as it stands in the file."""
@@ -202,7 +202,7 @@ class Store:
 
     def _note_keys(self, life: Life, entries: Entries, index: int) -> None:
         if not life.mixed:
-            if not any(key for key, _ in entries):
+            if not entries[0][0] and not any(key for key, _ in entries):
                 return
             life.mixed = True
             if life.head > life.floor:  # up to now nothing had a key, so "" is at the head

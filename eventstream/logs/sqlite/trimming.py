@@ -49,6 +49,8 @@ class Trimming:
         """
         if not life.stored or life.head == life.floor:
             return False
+        if retention.seconds is None and retention.excess(life.retained, life.size) <= 0:
+            return False
         limits = retention.limits(life.seq, life.total, now)
         found = self._connection.execute(life.tables.oldest_excess, (life.floor, STEP, *limits)).fetchone()
         if found is None:

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from ...errors import EventStreamError, LogError
+from ...errors import EventStreamError
 from ...events import NO_HEADERS, Event
-from ...topics import AnyEvent, LiveTopic, Lot, Spot, Waker
+from ...topics import AnyEvent, LiveTopic, Lot, Waker
 from .faults import fault
 from .life import Life
 from .store import Publish, Store
@@ -46,13 +46,12 @@ class Job:
         done: Called in the loop's thread with what `work` returned, after all that was asked before.
     """
 
-    __slots__ = ("_done", "_work", "error", "finished", "result", "spot")
+    __slots__ = ("_done", "_work", "error", "once", "result")
 
     def __init__(self, work: Callable[[], Any], done: Callable[[Any], object] | None = None) -> None:
         self._work = work
         self._done = done
-        self.spot: Spot | None = None
-        self.finished: bool = False
+        self.once: Any = None
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -65,20 +64,9 @@ class Job:
         if self._done is not None:
             self._done(self.result)
 
-    def finish(self) -> None:
-        """In the loop's thread: all is said."""
-        try:
-            if self.error is None:
-                self.deliver()
-        except BaseException as error:
-            self.error = error
-        self.finished = True
-        if self.spot is not None:
-            self.spot.wake()
-
     def ready(self) -> bool:
-        """For the spot: whether there is something to wait for no more."""
-        return self.finished
+        """For a spot: nothing is there before it is waited for."""
+        return False
 
 
 class Append(Job):
@@ -93,9 +81,8 @@ class Append(Job):
         self.publish: Publish = publish
         self.index: int = 0
         self.is_new: bool = False
-        self.spot = None
-        self.finished = False
-        self.error = None
+        self.once: Any = None
+        self.error: BaseException | None = None
 
     def deliver(self) -> None:
         """Appends what is committed now."""
@@ -118,10 +105,10 @@ class Writer:
         store: What is written to.
         waker: Of the bus's loop.
         tend: Called now and then, in the thread: does a little of what else has to be done, and returns whether more
-            is left. Its argument says whether nothing is waiting to be written.
+            is left. Its argument is what was just written to, or None if nothing is waiting to be written.
     """
 
-    def __init__(self, path: str, store: Store, waker: Waker, tend: Callable[[bool], bool]) -> None:
+    def __init__(self, path: str, store: Store, waker: Waker, tend: Callable[[set[Life] | None], bool]) -> None:
         self._path = path
         self._store = store
         self._waker = waker
@@ -129,7 +116,6 @@ class Writer:
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._written: deque[list[Job]] = deque()
         self._told = False
-        self._lot = Lot(waker)
         self._room = Lot(waker)
         self._queued = 0
         self._queued_bytes = 0
@@ -160,11 +146,9 @@ class Writer:
         Raises:
             EventStreamError: what it failed with.
         """
-        spot = job.spot = self._waker.spot(job)
-        spot.lot = self._lot
+        once = job.once = self._waker.once()
         self._queue.put(job)
-        while not job.finished:
-            await spot
+        await once
         if job.error is not None:
             raise job.error
 
@@ -177,7 +161,11 @@ class Writer:
             await spot
         self._queued += 1
         self._queued_bytes += size
-        await self.wait_for(job)
+        once = job.once = self._waker.once()  # as in `wait_for`, without another coroutine on the way
+        self._queue.put(job)
+        await once
+        if job.error is not None:
+            raise job.error
 
     def _deliver(self) -> None:
         self._told = False
@@ -187,8 +175,17 @@ class Writer:
                 if isinstance(job, Append):
                     self._queued -= 1
                     self._queued_bytes -= job.publish.size
-                job.finish()
+                self._finish(job)
         self._room.wake()
+
+    def _finish(self, job: Job) -> None:
+        try:
+            if job.error is None:
+                job.deliver()
+        except BaseException as error:
+            job.error = error
+        if job.once is not None:
+            self._waker.happen(job.once)
 
     # In the writer's thread.
 
@@ -217,7 +214,7 @@ class Writer:
                 group.append(following)
                 size += following.publish.size
             self._commit(group)
-            self._tend_safely(False)
+            self._tend_safely({job.life for job in group})
 
     def _next(self) -> Job | None:
         try:
@@ -229,7 +226,7 @@ class Writer:
             try:
                 return self._queue.get(timeout=0.001 if busy else IDLE_SECONDS)
             except Empty:
-                busy = self._tend_safely(True)
+                busy = self._tend_safely(None)
 
     def _do(self, job: Job) -> None:
         try:
@@ -283,9 +280,11 @@ class Writer:
             self._told = True
             self._waker.call_soon(self._deliver)
 
-    def _tend_safely(self, idle: bool) -> bool:
+    def _tend_safely(self, written: set[Life] | None) -> bool:
         try:
-            return self._tend(idle)
-        except (sqlite3.Error, LogError) as error:
-            logger.warning("%s: not tended now: %s", self._path, error)
-            return False
+            return self._tend(written)
+        except sqlite3.Error as error:  # it is tried again when something else was written
+            logger.warning("%s: not trimmed now: %s", self._path, error)
+        except Exception:  # whatever it is, publishing goes on
+            logger.exception("%s: cannot be trimmed", self._path)
+        return False

@@ -1,0 +1,110 @@
+"""Each write and each fsync that SQLite does fails once, on a disk of ours: what was acknowledged stays, once.
+
+Of the writes every sixth, for want of time; all with EVENTSTREAM_EVERY=1.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+import sqlite_vfs
+
+from eventstream import EARLIEST, EventBus, LogError, LogFailed, LogFull, SQLiteLog, Topic
+from eventstream.logs.sqlite.upkeep import verify
+
+words = Topic("words", str, retain=2)
+FULL, IO_WRITE, IO_SYNC = 13, 10 | 3 << 8, 10 | 4 << 8
+
+EVERY = int(os.environ.get("EVENTSTREAM_EVERY", "6"))
+
+pytestmark = [
+    pytest.mark.skipif(not sqlite_vfs.available(), reason="sqlite3 has a library of its own inside"),
+    pytest.mark.may_block,
+]
+
+
+class Disk:
+    """Fails at one operation, by its number, and maybe at all that follow, until it is repaired."""
+
+    def __init__(self, at: int, code: int, kind: str, *, for_good: bool) -> None:
+        self.at = at
+        self.code = code
+        self.kind = kind
+        self.for_good = for_good
+        self.count = 0
+
+    def fails(self, kind: str) -> int:
+        if kind != self.kind:
+            return 0
+        self.count += 1
+        return self.code if self.count == self.at or (self.for_good and self.count > self.at > 0) else 0
+
+    def repair(self) -> None:
+        self.at = -1
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+@pytest.mark.parametrize("for_good", [False, True])
+@pytest.mark.parametrize(("kind", "code"), [("write", IO_WRITE), ("write", FULL), ("sync", IO_SYNC)])
+async def test_each_operation_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, code: int, for_good: bool
+) -> None:
+    sqlite_vfs.install()
+    failed = 0
+    for at in range(1, 200, EVERY):
+        disk = Disk(at, code, kind, for_good=for_good)
+        monkeypatch.setattr(sqlite_vfs, "fails", disk.fails)
+        failed += await run(str(tmp_path / f"{at}.db"), disk)
+        if disk.count < at:
+            break
+    assert disk.count < at  # so there was one to fail for each
+    assert failed > 0
+
+
+async def run(path: str, disk: Disk) -> int:
+    """Publishes on a disk that fails, has it repaired, publishes more; returns how many publishes failed."""
+    acknowledged: list[str] = []
+    unsure: list[str] = []
+
+    async def publish(bus: EventBus, word: str) -> None:
+        try:
+            await bus.publish(words, word, id=word[:8])
+            acknowledged.append(word)
+        except (LogFull, LogFailed):
+            unsure.append(word)
+
+    for life in range(2):
+        try:
+            async with EventBus(SQLiteLog(path, connect=sqlite_vfs.connect)) as bus:
+                for number in range(4):
+                    await publish(bus, f"{life}.{number} " + "x" * 3000)
+                async with anyio.create_task_group() as tasks:
+                    for number in range(4, 8):
+                        tasks.start_soon(publish, bus, f"{life}.{number}")
+                disk.repair()
+                await publish(bus, f"{life}.last")
+                assert acknowledged[-1] == f"{life}.last"
+                live = bus.head(words).index
+                assert live >= len(acknowledged)
+        except LogError:  # while it was opened, made or closed
+            disk.repair()
+    found = await read(path)
+    assert [word for word in found if word in set(acknowledged)] == acknowledged
+    assert len(set(found)) == len(found)
+    assert set(acknowledged) <= set(found) <= set(acknowledged) | set(unsure)
+    assert list(verify(path)) == []
+    return len(unsure)
+
+
+async def read(path: str) -> list[str]:
+    async with EventBus(SQLiteLog(path)) as bus:
+        head = bus.head(words).index
+        found: list[str] = []
+        async with bus.subscribe(words, after=EARLIEST) as subscription:
+            while head and subscription.position.index < head:
+                found.append((await subscription.receive()).payload)
+        return found

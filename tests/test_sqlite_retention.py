@@ -1,0 +1,266 @@
+"""What a file keeps: by count, age and bytes; of compacted topics the state for ever; and that space comes back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import anyio
+import pytest
+
+from eventstream import EARLIEST, Conflict, EventBus, PositionLost, Retention, SQLiteLog, Topic
+from eventstream.logs.sqlite import trimming
+from support import Price
+
+words = Topic("words", str, retain=0)
+keyed = Topic("keyed", dict, key="k", retain=0)
+prices = Topic("prices", Price, key="symbol", compacted=True, retain=0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def quick(path: str, **options: Any) -> SQLiteLog:
+    """A log for whose disk no test waits."""
+    return SQLiteLog(path, durability="process", **options)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "events.db")
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trimming, "STEP", 3)
+
+
+async def earliest(bus: EventBus, topic: Topic[Any]) -> list[Any]:
+    head = bus.head(topic).index
+    found: list[Any] = []
+    async with bus.subscribe(topic, after=EARLIEST) as subscription:
+        if subscription.position.index == head:
+            return found
+        async for batch in subscription.batches():
+            found += [event.payload for event in batch]
+            if batch[-1].index == head:
+                return found
+    raise AssertionError("closed")
+
+
+@pytest.mark.usefixtures("small_steps")
+class Test_bounds:
+    async def test_by_count(self, path: str) -> None:
+        async with EventBus(log := quick(path, retention=Retention(events=10))) as bus:
+            for number in range(50):
+                await bus.publish(words, str(number))
+            await log.trim()
+            assert await earliest(bus, words) == [str(n) for n in range(40, 50)]
+            assert bus.statistics().topics["words"].floor == 40
+            assert bus.statistics().topics["words"].retained == 10
+            epoch = bus.head(words).epoch
+            with pytest.raises(PositionLost) as caught:
+                await bus.subscribe(words, after=f"{epoch}.39").receive()
+            assert caught.value.oldest == 40
+            assert (await bus.subscribe(words, after=f"{epoch}.40").receive()).payload == "40"
+        async with EventBus(quick(path)) as bus:
+            assert await earliest(bus, words) == [str(n) for n in range(40, 50)]
+
+    async def test_by_age(self, path: str) -> None:
+        clock = Clock()
+        retention = Retention(events=None, bytes=None, seconds=60)
+        async with EventBus(log := quick(path, clock=clock, retention=retention)) as bus:
+            for number in range(50):
+                clock.now = 1000.0 + number
+                await bus.publish(words, str(number))
+            clock.now = 1000.0 + 60 + 20
+            await log.trim()
+            assert await earliest(bus, words) == [str(n) for n in range(20, 50)]
+            clock.now += 1000
+            await log.trim()
+            assert await earliest(bus, words) == []
+            assert (await bus.publish(words, "next")).index == 51
+
+    async def test_by_bytes(self, path: str) -> None:
+        async with EventBus(log := quick(path, retention=Retention(bytes=10_000))) as bus:
+            for _ in range(50):
+                await bus.publish(words, "x" * 980)  # 1,000 with key, index and time
+            await log.trim()
+            assert 10 <= len(await earliest(bus, words)) <= 11
+
+    async def test_of_one_topic(self, path: str) -> None:
+        topics = {"keyed": Retention(events=5)}
+        async with EventBus(log := quick(path, retention=Retention(events=20), topics=topics)) as bus:
+            for number in range(50):
+                await bus.publish(words, str(number))
+                await bus.publish(keyed, {"k": f"k{number % 3}", "n": number})
+            await log.trim()
+            assert len(await earliest(bus, words)) == 20
+            assert [event["n"] for event in await earliest(bus, keyed)] == list(range(45, 50))
+
+    async def test_without_any_bound(self, path: str) -> None:
+        async with EventBus(log := quick(path, retention=Retention(events=None, bytes=None))) as bus:
+            for number in range(50):
+                await bus.publish(words, str(number))
+            await log.trim()
+            assert len(await earliest(bus, words)) == 50
+
+    async def test_batches_stay_whole(self, path: str) -> None:
+        async with EventBus(log := quick(path, retention=Retention(events=5))) as bus:
+            for number in range(10):
+                await bus.publish_many(words, [str(number)] * 3)
+            await log.trim()
+            assert await earliest(bus, words) == ["8"] * 3 + ["9"] * 3
+
+    async def test_what_is_expected_of_a_key_is_forgotten_with_its_newest_event(self, path: str) -> None:
+        async with EventBus(log := quick(path, retention=Retention(events=5))) as bus:
+            await bus.publish(keyed, {"k": "a"})
+            for _ in range(5):
+                await bus.publish(keyed, {"k": "b"})
+            await log.trim()
+            await bus.publish(keyed, {"k": "a"}, expect=0)
+            with pytest.raises(Conflict):
+                await bus.publish(keyed, {"k": "b"}, expect=0)
+
+    async def test_it_happens_by_itself(self, path: str) -> None:
+        async with EventBus(quick(path, retention=Retention(events=10))) as bus:
+            await bus.publish(words, "first")
+            for number in range(2000):
+                await bus.publish_many(words, [str(number)] * 10)
+                if bus.statistics().topics["words"].floor:
+                    break
+            assert bus.statistics().topics["words"].floor > 0
+
+
+class Test_space:
+    async def test_it_is_used_again_or_given_back(self, path: str) -> None:
+        async with EventBus(log := quick(path, retention=Retention(bytes=1_000_000))) as bus:
+            for _ in range(30):
+                await bus.publish_many(words, ["x" * 10_000] * 100)
+                await log.trim()
+        size = await anyio.to_thread.run_sync(os.path.getsize, path)
+        assert size < 8_000_000  # of 30 million that were published
+
+    async def test_a_refreshed_topic_leaves_nothing(self, path: str) -> None:
+        async with EventBus(log := quick(path)) as bus:
+            for _ in range(10):
+                await bus.publish_many(words, ["x" * 10_000] * 100)
+            await bus.refresh(words)
+            await bus.publish(words, "new")
+            while log._trimming.ended:
+                await anyio.lowlevel.checkpoint()
+            await bus.publish(words, "newer")
+        async with EventBus(quick(path)) as bus:
+            assert await earliest(bus, words) == ["new", "newer"]
+
+    async def test_a_life_that_ended_and_was_not_removed_is_removed_after_the_next_start(self, path: str) -> None:
+        async with EventBus(log := quick(path)) as bus:
+            await bus.publish(words, "old")
+            log._trimming.sweep = lambda: False  # type: ignore[method-assign]
+            await bus.refresh(words)
+        async with EventBus(log := quick(path)) as bus:
+            assert await earliest(bus, words) == []
+            while log._trimming.ended:
+                await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.usefixtures("small_steps")
+class Test_compacted_topics:
+    @pytest.mark.parametrize("seed", range(8))
+    async def test_against_a_model(self, path: str, seed: int) -> None:
+        """Any changes, trims and restarts: the state is that of the model, and so are the history and the indexes."""
+        random = Random(seed)
+        state: dict[str, tuple[float, int]] = {}
+        changes: list[tuple[int, str, float | None]] = []
+        keys = [f"k{number}" for number in range(6)]
+        for _ in range(5):
+            async with EventBus(log := quick(path, retention=Retention(events=random.randint(1, 8)))) as bus:
+                for _ in range(random.randint(1, 25)):
+                    await self.change(bus, random, keys, state, changes)
+                    if random.random() < 0.3:
+                        await log.trim()
+                await log.trim()
+                await self.check(bus, keys, state, changes)
+
+    async def change(
+        self,
+        bus: EventBus,
+        random: Random,
+        keys: list[str],
+        state: dict[str, tuple[float, int]],
+        changes: list[tuple[int, str, float | None]],
+    ) -> None:
+        kind, bid = random.random(), random.random()
+        if kind < 0.3:
+            key = random.choice(keys)
+            position = await bus.delete(prices, key)
+            state.pop(key, None)
+            changes.append((position.index, key, None))
+            return
+        chosen = random.choices(keys, k=1 if kind < 0.7 else random.randint(2, 5))
+        position = await bus.publish_many(prices, [Price(key, bid) for key in chosen])
+        for key in chosen:
+            state[key] = (bid, position.index)
+            changes.append((position.index, key, bid))
+
+    async def check(
+        self,
+        bus: EventBus,
+        keys: list[str],
+        state: dict[str, tuple[float, int]],
+        changes: list[tuple[int, str, float | None]],
+    ) -> None:
+        async with bus.view(prices) as view:
+            await view.ready()
+            assert {key: price.bid for key, price in view.items()} == {key: bid for key, (bid, _) in state.items()}
+        floor, head = bus.statistics().topics["prices"].floor, bus.head(prices).index
+        later = [change for change in changes if change[0] > floor]
+        read: list[tuple[int, str, float | None]] = []
+        async with bus.subscribe(prices, after=EARLIEST) as subscription:
+            while len(read) < len(later):
+                event = await subscription.receive()
+                payload: Price | None = event.payload
+                read.append((event.index, event.key, None if payload is None else payload.bid))
+        assert read == later
+        newest = {key: index for index, key, _ in changes}
+        for key in keys:
+            with pytest.raises(Conflict) as caught:
+                await bus.publish(prices, Price(key, 0.0), expect=head + 1000)
+            known = key in state or newest.get(key, 0) > floor
+            assert caught.value.actual == (newest[key] if known else 0)
+
+    async def test_the_file_keeps_one_event_for_each_key_below_the_floor(self, path: str) -> None:
+        async with EventBus(log := quick(path, retention=Retention(events=5))) as bus:
+            for number in range(200):
+                await bus.publish(prices, Price(f"k{number % 7}", float(number)))
+            for key in ("k1", "k2"):
+                await bus.delete(prices, key)
+            for number in range(20):
+                await bus.publish(prices, Price("other", float(number)))
+            await log.trim()
+            store = log._store
+            assert store is not None
+            rows = await anyio.to_thread.run_sync(
+                lambda: store.connection.execute("SELECT count(*) FROM events_1").fetchone()[0]
+            )
+            assert rows == 5 + 5
+
+    async def test_a_topic_may_become_compacted_and_not_be_any_more(self, path: str) -> None:
+        plain = Topic("prices", Price, key="symbol", retain=0)
+        async with EventBus(quick(path)) as bus:
+            for number in range(10):
+                await bus.publish(plain, Price(f"k{number % 3}", float(number)))
+        async with EventBus(quick(path)) as bus, bus.view(prices) as view:
+            await view.ready()
+            assert {key: price.bid for key, price in view.items()} == {"k0": 9, "k1": 7, "k2": 8}
+        async with EventBus(log := quick(path, retention=Retention(events=2))) as bus:
+            assert bus.head(plain).index == 10
+            await log.trim()
+            assert [price.bid for price in await earliest(bus, plain)] == [8, 9]
