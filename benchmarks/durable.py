@@ -38,7 +38,6 @@ ONE, MANY = "one", "many"
 IN_FLIGHT: Final = 100
 SECONDS, WARM_UP = 1.5, 0.1
 EVENTS: Final = 100_000  # of a replay
-SOME: Final = 1000  # events of a batch that fills the log for it
 
 Publish: TypeAlias = Callable[[float], Awaitable[int]]
 """Publishes for so many seconds; returns how many events were acknowledged."""
@@ -59,7 +58,8 @@ async def _crowd(step: Callable[[], Awaitable[object]], seconds: float) -> int:
 
     async def publisher() -> None:
         nonlocal done
-        done += await _repeat(step, 1, seconds)
+        own = await _repeat(step, 1, seconds)
+        done += own
 
     async with anyio.create_task_group() as tasks:
         for _ in range(IN_FLIGHT):
@@ -71,7 +71,7 @@ async def _crowd(step: Callable[[], Awaitable[object]], seconds: float) -> int:
 async def _ours(how: str, safe: str) -> AsyncIterator[Publish]:
     topic: Topic[Sample] = Topic(TOPIC, Sample)
     with tempfile.TemporaryDirectory() as folder:
-        async with EventBus(SQLiteLog(Path(folder, "events.db"), durability=safe)) as bus:
+        async with EventBus(SQLiteLog(str(Path(folder, "events.db")), durability=safe)) as bus:
 
             async def step() -> None:
                 await bus.publish(topic, Sample.make(1))
@@ -203,14 +203,23 @@ async def _publishing(case: Case) -> Figures:
 async def _replay(case: Case) -> Figures:
     topic: Topic[Sample] = Topic(TOPIC, Sample)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "events.db")
+        file = str(Path(folder, "events.db"))
+        if case.row == SELECT:
+            return {"rate": case.size / _select(file, case.size)}
         async with EventBus(SQLiteLog(file)) as bus:
-            for first in range(0, case.size, SOME):
-                await bus.publish_many(topic, [Sample.make(number) for number in range(first, first + SOME)])
-        return {"rate": case.size / (_select(file) if case.row == SELECT else await _read(file, topic, case.size))}
+            numbers = iter(range(case.size))
+
+            async def publisher() -> None:
+                for number in numbers:
+                    await bus.publish(topic, Sample.make(number))
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(IN_FLIGHT):
+                    tasks.start_soon(publisher)
+        return {"rate": case.size / await _read(file, topic, case.size)}
 
 
-async def _read(file: Path, topic: Topic[Sample], count: int) -> float:
+async def _read(file: str, topic: Topic[Sample], count: int) -> float:
     async with EventBus(SQLiteLog(file)) as bus:
         start = perf_counter()
         async with bus.subscribe(topic, after=EARLIEST) as subscription:
@@ -221,8 +230,12 @@ async def _read(file: Path, topic: Topic[Sample], count: int) -> float:
         return perf_counter() - start
 
 
-def _select(file: Path) -> float:
+def _select(file: str, count: int) -> float:
     database = sqlite3.connect(file)
+    database.execute("CREATE TABLE events (id INTEGER PRIMARY KEY, topic TEXT, body BLOB)")
+    rows = ((TOPIC, as_bytes(Sample.make(number))) for number in range(count))
+    database.executemany("INSERT INTO events (topic, body) VALUES (?, ?)", rows)
+    database.commit()
     start = perf_counter()
     for _ in database.execute("SELECT * FROM events"):
         pass
