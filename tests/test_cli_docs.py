@@ -16,6 +16,7 @@ from eventstream.cli.serve import _Declared
 REFERENCE = (ROOT / "docs" / "reference.md").read_text("utf-8").partition("## Command line")[2]
 HOW_TO = (ROOT / "docs" / "how-to" / "command-line.md").read_text("utf-8")
 COMMANDS = ["serve", "publish", "tail", "topics", "snapshot", "bench", "demo"]
+OF_LOGS = ["info", "verify", "compact", "backup", "export", "import"]
 OUTBOX = [f"outbox {name}" for name in ("list", "show", "retry", "discard", "drain")]
 CLIENTS = {"--token-file", "--timeout", "--tls-ca", "--tls-cert", "--tls-key"}
 
@@ -37,7 +38,8 @@ def test_reference_names_each_option(command: str) -> None:
 def test_reference_has_all_commands_and_all_fields() -> None:
     """Of the configuration."""
     assert set(re.findall(r"^\| `(\w+)[ `].*\| .*\| [A-Z].*\. \|$", REFERENCE, re.MULTILINE)) >= {*COMMANDS}
-    assert {name for name in app if not name.startswith("-")} == {*COMMANDS, "outbox"}
+    assert {name for name in app if not name.startswith("-")} == {*COMMANDS, "log", "outbox"}
+    assert {name for name in app["log"] if not name.startswith("-")} == {*OF_LOGS}
     assert {f"outbox {name}" for name in app["outbox"] if not name.startswith("-")} == {*OUTBOX}
     assert all(f"| `{field}` |" in REFERENCE for field in _Declared.__struct_fields__)
     assert {*re.findall(r"--[\w-]+", REFERENCE)} >= CLIENTS
@@ -56,6 +58,15 @@ def test_the_configuration_in_the_how_to_is_one(tmp_path: Path, capfd: pytest.Ca
     (tmp_path / "bus.toml").write_text(text)
     assert call(["serve", "--listen", "tcp://256.0.0.1:1", "--config", str(tmp_path / "bus.toml")]) == 1
     assert "cannot listen at" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("command", OF_LOGS)
+def test_reference_names_each_command_for_the_file_of_a_log(command: str) -> None:
+    """With its options."""
+    (row,) = re.findall(rf"^\| `log {command} .*$", REFERENCE, re.MULTILINE)
+    found = app["log"][command].assemble_argument_collection(parse_docstring=True)
+    assert {*re.findall(r"--[\w-]+", row)} == {n for one in found for n in one.names if n.startswith("--")}
+    assert [one.names for one in found if one.show and not one.parameter.help] == []
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *OUTBOX])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import socket
 import time
@@ -121,7 +123,8 @@ def test_serve_an_address_that_is_taken_is_said(tmp_path: Path, capfd: pytest.Ca
         (["--listen", "tls://127.0.0.1:0"], "give --cert FILE"),
         (["--listen", "tls://127.0.0.1:0", "--cert", "none.pem"], "none.pem: No such file"),
         (["--listen", "tls://127.0.0.1:0", "--cert", __file__], "no certificate or key that can be used"),
-        (["--listen", "tcp://127.0.0.1:0", "--log", "sqlite:///x"], "not available in this version"),
+        (["--listen", "tcp://127.0.0.1:0", "--log", "sqlite://x"], "write sqlite:///path"),
+        (["--listen", "tcp://127.0.0.1:0", "--log", "redis://x"], "must be one of memory, sqlite"),
         (["--listen", "tcp://127.0.0.1:0", "--token-file", "none"], "none: No such file"),
         (["--listen", "tcp://127.0.0.1:0", "--token-file", "/dev/null"], "no token in it"),
         ([], "requires an argument"),
@@ -280,3 +283,30 @@ def test_serve_over_tls_wants_certificates(certificates: Path, capfd: pytest.Cap
         assert capfd.readouterr().err.count("\n") == 1
         assert process.stop() == 0
         assert not any("Traceback" in line for line in process.err.all())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such sockets")
+def test_serve_on_a_file_goes_on_after_it_was_killed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its clients' positions stay valid, and so does the state of a compacted topic."""
+    url, log = f"unix://{tmp_path}/bus", f"sqlite://{tmp_path}/events.db"
+    (tmp_path / "prices").write_text("".join(f'{{"s":"s{number % 3}","n":{number}}}\n' for number in range(30)))
+    with running("serve", "--listen", url, "--log", log) as process:
+        process.out.wait_for("listening at")
+        assert call(["publish", url, "prices", f"{tmp_path}/prices", "--key-field", "s", "--compacted"]) == 0
+        capfd.readouterr()
+        assert call(["tail", url, "prices", "--after", "earliest", "--count", "20", "--json"]) == 0
+        position = json.loads(capfd.readouterr().out.splitlines()[-1])["position"]
+        process.popen.kill()
+        process.popen.wait()
+    Path(f"{tmp_path}/bus").unlink(missing_ok=True)
+    with running("serve", "--listen", url, "--log", log) as process:
+        process.out.wait_for("listening at")
+        (tmp_path / "prices").write_text('{"s":"s9","n":30}\n')
+        assert call(["publish", url, "prices", f"{tmp_path}/prices", "--key-field", "s", "--compacted"]) == 0
+        capfd.readouterr()
+        assert call(["tail", url, "prices", "--after", position, "--count", "11", "--json"]) == 0
+        lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+        assert [line["payload"]["n"] for line in lines] == list(range(20, 31))
+        assert call(["snapshot", url, "prices", "--json"]) == 0
+        state = json.loads(capfd.readouterr().out)["state"]
+        assert {key: value["n"] for key, value in state.items()} == {"s0": 27, "s1": 28, "s2": 29, "s9": 30}

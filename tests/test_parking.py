@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from eventstream import EventBus, Subscription, SubscriptionClosed, Topic
 from eventstream.topics import Lot, Spot, Waker, current_waker
-from eventstream.topics.parking import FEW
+from eventstream.topics.parking import CROWD, FEW
 from support import drain, settle, take
 
 numbers = Topic("numbers", int)
@@ -188,6 +188,29 @@ class Test_the_cost_of_waking:
             asked = len(calls)
         assert asked == 1
         assert got == 30_000
+
+    @only_asyncio
+    @pytest.mark.parametrize(("readers", "lists"), [(CROWD, [[1], [2]]), (CROWD + 1, [[1, 2]])])
+    async def test_a_crowd_finds_what_was_published_one_turn_later(
+        self, bus: EventBus, readers: int, lists: list[list[int]]
+    ) -> None:
+        """Waking it takes so long that the publisher gets a turn first; fewer readers are woken at the next turn."""
+        got: list[list[int]] = []
+
+        async def read(subscription: Subscription[int]) -> None:
+            async for batch in subscription.batches():
+                got.append([event.payload for event in batch])
+                if batch[-1].payload == 2:
+                    return
+
+        async with create_task_group() as tasks:
+            for _ in range(readers):
+                tasks.start_soon(read, bus.subscribe(numbers))
+            await settle(5)
+            bus.publish_nowait(numbers, 1)
+            await checkpoint()
+            bus.publish_nowait(numbers, 2)
+        assert sorted(got) == sorted(lists * readers)
 
     @pytest.mark.parametrize("readers", [FEW + 1, 1000])
     async def test_the_waker_is_asked_for_one_callback_for_all_topics(

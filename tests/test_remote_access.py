@@ -14,7 +14,8 @@ from anyio.streams.tls import TLSListener
 from remote_support import Town, drain, settle, simulated, stranger, take
 
 from eventstream import EARLIEST, Append, EventBus, NotAuthorized, NotCompacted, Topic, TopicConflict
-from eventstream.errors import InvalidPayload, LimitReached, UnknownTopic
+from eventstream.errors import InvalidPayload, LimitReached, ReconnectFailed, UnknownTopic
+from eventstream.pipes import Retry
 from eventstream.remote import Action, Credentials, Grant, RemoteBus, Server, ServerLimits, open_bus
 from eventstream.remote.messages import Failed, Goodbye, OpenTopic, Publish
 from support import Price
@@ -124,15 +125,40 @@ class Test_authentication:
                 await bus.wait_connected()
 
     @simulated
-    async def test_a_token_callable_that_fails_ends_the_client(self) -> None:
-        """Its error is the cause."""
+    async def test_a_token_callable_that_fails_is_asked_again(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What it asks may be away for as long as the server is: that must not be the end of a client."""
+        failures: list[Exception] = [OSError("away"), LookupError("no token yet")]
 
-        def token() -> str:
+        async def token() -> str:
+            if failures:
+                raise failures.pop(0)
+            return "alice"
+
+        async with Town(words, authenticate=by_token).open() as town, town.client(token=token) as bus:
+            await bus.wait_connected()
+            assert not failures
+        assert [record.message for record in caplog.records].count(
+            "the token callable failed; it is asked again until it gives one"
+        ) == 1
+
+    @simulated
+    async def test_a_token_callable_may_give_up(self) -> None:
+        """By itself, or when the schedule says so; its error is the cause."""
+
+        def refuse() -> str:
+            raise NotAuthorized("alice", "sign in")
+
+        def fail() -> str:
             raise LookupError("no token file")
 
-        async with Town(words).open() as town, town.client(token=token) as bus:
-            with pytest.raises(NotAuthorized, match="token callable"):
-                await bus.wait_connected()
+        async with Town(words).open() as town:
+            async with town.client(token=refuse) as bus:
+                with pytest.raises(NotAuthorized, match="sign in"):
+                    await bus.wait_connected()
+            async with town.client(token=fail, retry=Retry(give_up_after=5.0)) as bus:
+                with pytest.raises(ReconnectFailed) as caught:
+                    await bus.wait_connected()
+            assert isinstance(caught.value.__cause__, LookupError)
 
     def test_credentials_do_not_show_themselves(self) -> None:
         assert "secret" not in repr(Credentials("secret", {"subject": "secret"}))

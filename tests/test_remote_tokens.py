@@ -30,7 +30,7 @@ SECRET = "a secret of more than thirty-two bytes"
 RS256 = JwtRules(algorithms=["RS256"], issuer=ISSUER, audience=AUDIENCE)
 HS256 = JwtRules(algorithms=["HS256"], issuer=ISSUER, audience=AUDIENCE)
 CLAIMS = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": NOW + 600}
-words, other = Topic("words", str), Topic("other", str)
+words, others = Topic("words", str), Topic("others", str)
 
 
 def public(key: Any = RSA) -> dict[str, Any]:
@@ -157,7 +157,10 @@ class Test_a_bad_token:
 
     async def test_of_another_algorithm_of_the_same_key_is_refused(self) -> None:
         """Only what was agreed."""
-        assert await shown(signed(CLAIMS, RSA, "RS512")) is None
+        for agreed, other in (("RS256", "RS512"), ("PS256", "RS256"), ("RS256", "PS256")):
+            rules = JwtRules(algorithms=[agreed], issuer=ISSUER, audience=AUDIENCE)
+            assert await shown(signed(CLAIMS, RSA, agreed), rules=rules) is not None
+            assert await shown(signed(CLAIMS, RSA, other), rules=rules) is None
 
     async def test_that_brings_its_own_key_is_refused(self) -> None:
         """In its header, or where to find it."""
@@ -223,12 +226,12 @@ class Test_what_it_allows:
             return action == "subscribe"
 
         async with (
-            Town(words, other, authenticate=authenticate, authorize=authorize).open() as town,
+            Town(words, others, authenticate=authenticate, authorize=authorize).open() as town,
             town.client() as bus,
         ):
             await bus.head(words)
             with pytest.raises(NotAuthorized):
-                await bus.head(other)
+                await bus.head(others)
             with pytest.raises(NotAuthorized):
                 await bus.publish(words, "a")
 

@@ -44,8 +44,8 @@ async def fill(path: str) -> None:
 async def contents(path: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     async with EventBus(SQLiteLog(path, clock=lambda: 1001.0)) as bus:
-        topic: Topic[Any]
-        for topic in (words, prices, raw):
+        topics: list[Topic[Any]] = [words, prices, raw]
+        for topic in topics:
             head = bus.head(topic)
             events: list[Any] = []
             async with bus.subscribe(topic, after=EARLIEST) as subscription:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from random import Random
@@ -25,6 +26,8 @@ from .messages import MessageDecoder
 from .outgoing import Outgoing
 
 __all__ = ("Caller", "Token")
+
+logger: Final = logging.getLogger("eventstream.remote")
 
 Token = str | Callable[[], str | Awaitable[str]] | None
 
@@ -105,13 +108,22 @@ class Caller:
                 self._outgoing = None
 
     async def _present_token(self) -> str | None:
-        if not callable(self._token):
-            return self._token
-        try:
-            token = self._token()
-            return await token if isinstance(token, Awaitable) else token
-        except Exception as error:
-            raise NotAuthorized(None, "connect: its own token callable failed") from error
+        """The token to show. A callable is asked until it gives one: what it asks may be away, as the server may."""
+        began, failures = current_time(), 0
+        while True:
+            try:
+                token = self._token() if callable(self._token) else self._token
+                return await token if isinstance(token, Awaitable) else token
+            except NotAuthorized:
+                raise
+            except Exception as error:
+                failures += 1
+                seconds = current_time() - began
+                if self._retry.give_up_after is not None and seconds >= self._retry.give_up_after:
+                    raise ReconnectFailed(failures, seconds) from error
+                if failures == 1:
+                    logger.warning("the token callable failed; it is asked again until it gives one", exc_info=error)
+            await sleep(self._retry.delay(failures, self._random.random()))
 
     async def _talk(self, pipe: BackedPipe, outgoing: Outgoing, token: str | None) -> None:
         failure: Exception | None = None

@@ -62,8 +62,9 @@ class RemoteBus(AsyncContextManagerMixin):
 
     Args:
         reconnector: Makes one connection to the server each time it is called.
-        token: What the server's `authenticate` gets; a callable, async or not, is asked before each new pipe. What it
-            raises ends the bus: it is the cause of the `NotAuthorized` that calls then raise.
+        token: What the server's `authenticate` gets; a callable, async or not, is asked before each new pipe. If it
+            raises, that is logged and it is asked again, as a server that is away is dialed again; what ends the bus
+            is a `NotAuthorized` of its own, or that `retry` gives up.
         window: Bytes of events that one subscription may have here unread.
         heartbeat: Seconds between signs of life; a dead connection is noticed in two to three times that.
         retry: The schedule of dials.

@@ -12,7 +12,8 @@ How a task is parked:
   A future for each wait, made, resolved and scheduled singly, costs twice as much.
 * trio: a spot is `wait_task_rescheduled`, as trio's own parking lot does it.
 
-A few readers are woken one by one, at once: for them the callback would cost more than it saves.
+A few readers are woken one by one, at once: for them the callback would cost more than it saves. A crowd is woken one
+turn of the loop later: that takes so long that what is published meanwhile would come to each of them apart.
 
 Who calls: `Lot.wake` any thread that publishes; everything else only the thread of the loop. Between threads: a
 reader parks *first* and then looks again whether something came, a publisher appends *first* and then looks whether
@@ -26,9 +27,9 @@ cancelled), a condition (a lock across an await).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, Future
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
 from threading import get_ident
 from types import NoneType
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Lot", "Spot", "Waiter", "Waker", "current_waker")
 
+CROWD: Final = 256  # waking more takes milliseconds: a publisher gets one more turn first, so that they find more
 FEW: Final = 4  # waking so many tasks one by one costs less than a callback for all of them does
 
 
@@ -109,6 +111,7 @@ class Waker(ABC):
         self._pending: deque[Lot] = deque()
         self._scheduled = False
         self._callback = self.run  # bound once: a publish should not have to
+        self._later = self._run_later
         self.foreign: bool = False
 
     @abstractmethod
@@ -119,13 +122,24 @@ class Waker(ABC):
     def call_soon(self, function: Callable[[], object]) -> None:
         """Calls `function` in the loop's thread, soon. Safe from any thread."""
 
+    @abstractmethod
+    def once(self) -> Awaitable[None]:
+        """Something that happens once, for one task of this loop to await: the loop's own, which is the cheapest."""
+
+    @abstractmethod
+    def happen(self, once: Any) -> None:
+        """Lets that task go on. In the loop's thread; does nothing if the task was cancelled."""
+
     def wake(self, lot: Lot) -> None:
         """Notes that a lot has to be woken, and asks for the callback unless that was done."""
         lot.scheduled = True
         self._pending.append(lot)
         if not self._scheduled:
             self._scheduled = True
-            self.call_soon(self._callback)
+            self.call_soon(self._callback if len(lot.parked) <= CROWD else self._later)
+
+    def _run_later(self) -> None:
+        self.call_soon(self._callback)
 
     def run(self) -> None:
         """The callback: wakes what was noted up to now."""
@@ -167,6 +181,13 @@ class _AsyncioWaker(Waker):
 
     def spot(self, waiter: Waiter) -> Spot:
         return _AsyncioSpot(self, waiter)
+
+    def once(self) -> Future[None]:
+        return self.loop.create_future()
+
+    def happen(self, once: Future[None]) -> None:
+        if not once.done():
+            once.set_result(None)
 
     def call_soon(self, function: Callable[[], object]) -> None:
         if get_ident() == self.thread:
@@ -270,9 +291,18 @@ class _TrioWaker(Waker):
     def __init__(self, token: TrioToken) -> None:
         super().__init__()
         self._token = token
+        self._onces = Lot(self)
 
     def spot(self, waiter: Waiter) -> Spot:
         return _TrioSpot(self, waiter)
+
+    def once(self) -> _TrioSpot:
+        spot = _TrioSpot(self, _NEVER)
+        spot.lot = self._onces
+        return spot
+
+    def happen(self, once: _TrioSpot) -> None:
+        once.unpark()
 
     def call_soon(self, function: Callable[[], object]) -> None:
         self._token.run_sync_soon(function)
@@ -287,6 +317,16 @@ class _TrioWaker(Waker):
     def _step_all(self, lot: Lot, spots: dict[_TrioSpot, None]) -> None:
         for spot in spots:
             spot.step()
+
+
+class _Never:
+    """Waits for nothing that could be there already."""
+
+    def ready(self) -> bool:
+        return False
+
+
+_NEVER: Final = _Never()
 
 
 class _TrioSpot(Spot):
@@ -323,13 +363,13 @@ class _TrioSpot(Spot):
         return Abort.SUCCEEDED
 
     def wake(self) -> None:
-        self._waker.call_soon(self._unpark)
+        self._waker.call_soon(self.unpark)
 
     @property
     def occupied(self) -> bool:
         return self._task is not None
 
-    def _unpark(self) -> None:
+    def unpark(self) -> None:
         if self._parked_in is not None:
             self._parked_in.parked.pop(self, None)
         self.step()

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from ...errors import EventStreamError, LogError
 from ...events import NO_HEADERS, Event
-from ...topics import AnyEvent, LiveTopic, Lot, Spot, Waker
+from ...topics import AnyEvent, LiveTopic, Lot, Waker
 from .faults import fault
 from .life import Life
 from .store import Publish, Store
@@ -46,13 +46,12 @@ class Job:
         done: Called in the loop's thread with what `work` returned, after all that was asked before.
     """
 
-    __slots__ = ("_done", "_work", "error", "finished", "result", "spot")
+    __slots__ = ("_done", "_work", "error", "once", "result")
 
     def __init__(self, work: Callable[[], Any], done: Callable[[Any], object] | None = None) -> None:
         self._work = work
         self._done = done
-        self.spot: Spot | None = None
-        self.finished: bool = False
+        self.once: Any = None
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -65,20 +64,9 @@ class Job:
         if self._done is not None:
             self._done(self.result)
 
-    def finish(self) -> None:
-        """In the loop's thread: all is said."""
-        try:
-            if self.error is None:
-                self.deliver()
-        except BaseException as error:
-            self.error = error
-        self.finished = True
-        if self.spot is not None:
-            self.spot.wake()
-
     def ready(self) -> bool:
-        """For the spot: whether there is something to wait for no more."""
-        return self.finished
+        """For a spot: nothing is there before it is waited for."""
+        return False
 
 
 class Append(Job):
@@ -93,8 +81,7 @@ class Append(Job):
         self.publish: Publish = publish
         self.index: int = 0
         self.is_new: bool = False
-        self.spot = None
-        self.finished = False
+        self.once = None
         self.error = None
 
     def deliver(self) -> None:
@@ -129,7 +116,6 @@ class Writer:
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._written: deque[list[Job]] = deque()
         self._told = False
-        self._lot = Lot(waker)
         self._room = Lot(waker)
         self._queued = 0
         self._queued_bytes = 0
@@ -160,11 +146,9 @@ class Writer:
         Raises:
             EventStreamError: what it failed with.
         """
-        spot = job.spot = self._waker.spot(job)
-        spot.lot = self._lot
+        once = job.once = self._waker.once()
         self._queue.put(job)
-        while not job.finished:
-            await spot
+        await once
         if job.error is not None:
             raise job.error
 
@@ -187,8 +171,17 @@ class Writer:
                 if isinstance(job, Append):
                     self._queued -= 1
                     self._queued_bytes -= job.publish.size
-                job.finish()
+                self._finish(job)
         self._room.wake()
+
+    def _finish(self, job: Job) -> None:
+        try:
+            if job.error is None:
+                job.deliver()
+        except BaseException as error:
+            job.error = error
+        if job.once is not None:
+            self._waker.happen(job.once)
 
     # In the writer's thread.
 
