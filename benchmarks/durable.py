@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import anyio
 
@@ -33,7 +33,9 @@ from .stage import perform
 
 __all__ = ("SECTION",)
 
-POWER, PROCESS = "power", "process"  # what an acknowledged event survives the loss of
+Safe: TypeAlias = Literal["power", "process"]
+POWER: Final = "power"
+PROCESS: Final = "process"  # what an acknowledged event survives the loss of
 ONE, MANY = "one", "many"
 IN_FLIGHT: Final = 100
 SECONDS, WARM_UP = 1.5, 0.1
@@ -68,10 +70,10 @@ async def _crowd(step: Callable[[], Awaitable[object]], seconds: float) -> int:
 
 
 @asynccontextmanager
-async def _ours(how: str, safe: str) -> AsyncIterator[Publish]:
+async def _ours(how: str, safe: Safe) -> AsyncIterator[Publish]:
     topic: Topic[Sample] = Topic(TOPIC, Sample)
     with tempfile.TemporaryDirectory() as folder:
-        async with EventBus(SQLiteLog(str(Path(folder, "events.db")), durability=safe)) as bus:
+        async with EventBus(SQLiteLog(Path(folder, "events.db"), durability=safe)) as bus:
 
             async def step() -> None:
                 await bus.publish(topic, Sample.make(1))
@@ -80,7 +82,7 @@ async def _ours(how: str, safe: str) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def _sqlite(how: str, safe: str) -> AsyncIterator[Publish]:
+async def _sqlite(how: str, safe: Safe) -> AsyncIterator[Publish]:
     """What the file could take, if nothing but the insertion was to be done."""
     with tempfile.TemporaryDirectory() as folder:
         database = sqlite3.connect(f"{folder}/events.db", isolation_level=None)
@@ -100,7 +102,7 @@ async def _sqlite(how: str, safe: str) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def _nats(how: str, safe: str) -> AsyncIterator[Publish]:
+async def _nats(how: str, safe: Safe) -> AsyncIterator[Publish]:
     import nats
 
     def configuration(port: int, folder: str) -> list[str]:
@@ -126,7 +128,7 @@ async def _nats(how: str, safe: str) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def _redis(how: str, safe: str) -> AsyncIterator[Publish]:
+async def _redis(how: str, safe: Safe) -> AsyncIterator[Publish]:
     from redis.asyncio import Redis as Connection
 
     def options(port: int, folder: str) -> list[str]:
@@ -154,8 +156,8 @@ async def _redis(how: str, safe: str) -> AsyncIterator[Publish]:
 class _Store:
     """A row."""
 
-    open: Callable[[str, str], AbstractAsyncContextManager[Publish]]
-    safe: str
+    open: Callable[[str, Safe], AbstractAsyncContextManager[Publish]]
+    safe: Safe
     missing: Callable[[], list[str]] = list
 
 
@@ -203,7 +205,7 @@ async def _publishing(case: Case) -> Figures:
 async def _replay(case: Case) -> Figures:
     topic: Topic[Sample] = Topic(TOPIC, Sample)
     with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder, "events.db"))
+        file = Path(folder, "events.db")
         if case.row == SELECT:
             return {"rate": case.size / _select(file, case.size)}
         async with EventBus(SQLiteLog(file)) as bus:
@@ -219,7 +221,7 @@ async def _replay(case: Case) -> Figures:
         return {"rate": case.size / await _read(file, topic, case.size)}
 
 
-async def _read(file: str, topic: Topic[Sample], count: int) -> float:
+async def _read(file: Path, topic: Topic[Sample], count: int) -> float:
     async with EventBus(SQLiteLog(file)) as bus:
         start = perf_counter()
         async with bus.subscribe(topic, after=EARLIEST) as subscription:
@@ -230,7 +232,7 @@ async def _read(file: str, topic: Topic[Sample], count: int) -> float:
         return perf_counter() - start
 
 
-def _select(file: str, count: int) -> float:
+def _select(file: Path, count: int) -> float:
     database = sqlite3.connect(file)
     database.execute("CREATE TABLE events (id INTEGER PRIMARY KEY, topic TEXT, body BLOB)")
     rows = ((TOPIC, as_bytes(Sample.make(number))) for number in range(count))
