@@ -4,7 +4,8 @@
 client offers: as many publishers here, futures at NATS, one pipeline at Redis, one transaction for SQLite alone. Rows
 are compared at the same safety: after a loss of power, or after the death of the process alone.
 
-What is measured beside it: reading all of it back, from the file.
+What is measured beside it: reading all of it back from the file, and an outbox, from its file to a server in another
+process.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from typing import Any, Final, Literal, TypeAlias
 
 import anyio
 
-from eventstream import EARLIEST, EventBus, Topic
-from eventstream.logs import SQLiteLog
+from eventstream import EARLIEST, EventBus, SQLiteLog, Topic, open_bus
+from eventstream.outbox import Outbox, OutboxLimits
 
 from .harness import Case, Figures, Plan, Samples, Section
+from .network.far import Far
 from .network.nats import Nats
+from .network.ours import SAMPLES, Ours
 from .network.peer import HOST, TOPIC, Sample, as_bytes, server_process
 from .network.redis import Redis
 from .report import table, times
@@ -40,6 +43,8 @@ ONE, MANY = "one", "many"
 IN_FLIGHT: Final = 100
 SECONDS, WARM_UP = 1.5, 0.1
 EVENTS: Final = 100_000  # of a replay
+ENTRIES: Final = 20_000  # of an outbox that is drained
+KEYS: Final = 1000  # of these: the entries of one key go one after the other
 
 Publish: TypeAlias = Callable[[float], Awaitable[int]]
 """Publishes for so many seconds; returns how many events were acknowledged."""
@@ -77,6 +82,20 @@ async def _ours(how: str, safe: Safe) -> AsyncIterator[Publish]:
 
             async def step() -> None:
                 await bus.publish(topic, Sample.make(1))
+
+            yield lambda seconds: _repeat(step, 1, seconds) if how == ONE else _crowd(step, seconds)
+
+
+@asynccontextmanager
+async def _outbox(how: str, safe: Safe) -> AsyncIterator[Publish]:
+    """Kept while there is no bus; a file is always safe against a loss of power."""
+    topic: Topic[Sample] = Topic(TOPIC, Sample)
+    limits = OutboxLimits(entries=10_000_000, bytes=1 << 40)
+    with tempfile.TemporaryDirectory() as folder:
+        async with Outbox(Path(folder, "outbox.db"), limits=limits) as outbox:
+
+            async def step() -> None:
+                await outbox.publish(topic, Sample.make(1))
 
             yield lambda seconds: _repeat(step, 1, seconds) if how == ONE else _crowd(step, seconds)
 
@@ -163,7 +182,8 @@ class _Store:
 
 OURS = "eventstream, SQLiteLog"
 STORES: Final = {
-    f"{OURS}": _Store(_ours, POWER),
+    OURS: _Store(_ours, POWER),
+    "eventstream, Outbox": _Store(_outbox, POWER),
     "NATS JetStream, sync always": _Store(_nats, POWER, Nats.missing),
     "Redis stream, appendfsync always": _Store(_redis, POWER, Redis.missing),
     "(SQLite alone, synchronous = FULL)": _Store(_sqlite, POWER),
@@ -172,6 +192,7 @@ STORES: Final = {
     "Redis stream, appendfsync everysec": _Store(_redis, PROCESS, Redis.missing),
     "(SQLite alone, synchronous = NORMAL)": _Store(_sqlite, PROCESS),
 }
+DRAIN = "eventstream, Outbox: drained to a server on loopback"
 REPLAY, SELECT = f"{OURS}: replay, by batches()", "(SQLite alone: SELECT)"
 
 
@@ -183,11 +204,14 @@ def cases(plan: Plan) -> list[Case]:
         for row, store in STORES.items()
         if not store.missing()
     ]
-    return stores + [Case("durable", row, plan.sizes(EVENTS)[0], scale=plan.scale) for row in (REPLAY, SELECT)]
+    replays = [Case("durable", row, plan.sizes(EVENTS)[0], scale=plan.scale) for row in (REPLAY, SELECT)]
+    return [*stores, *replays, Case("durable", DRAIN, plan.sizes(ENTRIES)[0], scale=plan.scale)]
 
 
 def measure(case: Case) -> Figures:
     """Events a second."""
+    if case.row == DRAIN:
+        return perform(lambda _: _drain(case), case.loop)
     if case.row in (REPLAY, SELECT):
         return perform(lambda _: _replay(case), case.loop)
     return perform(lambda _: _publishing(case), case.loop)
@@ -246,24 +270,50 @@ def _select(file: Path, count: int) -> float:
     return took
 
 
+async def _drain(case: Case) -> Figures:
+    limits, numbers = OutboxLimits(entries=case.size), iter(range(case.size))
+    with tempfile.TemporaryDirectory() as folder:
+        async with (
+            Far(Ours.name, case.loop) as far,
+            open_bus(f"tcp://{HOST}:{far.port}") as bus,
+            Outbox(Path(folder, "outbox.db"), limits=limits) as outbox,
+        ):
+
+            async def publisher() -> None:
+                for number in numbers:
+                    await outbox.publish(SAMPLES, Sample.make(number, f"boiler-{number % KEYS}"))
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(IN_FLIGHT):
+                    tasks.start_soon(publisher)
+            start = perf_counter()
+            outbox.use(bus)
+            left = await outbox.flush()
+            took = perf_counter() - start
+    assert not left
+    return {"rate": case.size / took}
+
+
 def render(samples: Samples) -> str:
-    """A table for each safety, and the replay."""
-    parts = ["## Durable publishing"]
-    for safe in (POWER, PROCESS):
-        rows: list[list[str | float | None]] = []
-        base = next(row for row, store in STORES.items() if store.safe == safe)
-        for row, store in STORES.items():
-            if store.safe == safe and row in samples.rows():
-                found = [samples.find(row, size) for size in (1, IN_FLIGHT)]
-                ours = [samples.find(base, size) for size in (1, IN_FLIGHT)]
-                rates = [samples.median(case, "rate") for case in found]
-                rows.append([row, rates[0], _by(samples, ours[0], found[0]), rates[1], _by(samples, ours[1], found[1])])
-        head = [f"safe against the loss of {safe}; events/s", "1 at a time", "ours is", "100 under way", "ours is"]
-        parts.append(table(head, rows))
-    size = next(case.size for case in samples.rounds if case.row == REPLAY)
-    replays = [[row, samples.median(samples.find(row, size), "rate")] for row in (REPLAY, SELECT)]
-    parts.append(table([f"{size:,} events read back; events/s", "rate"], replays))
+    """A table for each safety, one of what is read back, one of the outbox."""
+    parts = ["## Durable publishing", *(_of_stores(samples, safe) for safe in (POWER, PROCESS))]
+    for what, *rows in (("events read back", REPLAY, SELECT), ("entries sent", DRAIN)):
+        cases = [case for case in samples.rounds if case.row in rows]
+        rates: list[list[str | float | None]] = [[case.row, samples.median(case, "rate")] for case in cases]
+        parts.append(table([f"{cases[0].size:,} {what}; events/s", "rate"], rates))
     return "\n\n".join(parts)
+
+
+def _of_stores(samples: Samples, safe: Safe) -> str:
+    stores = [row for row, store in STORES.items() if store.safe == safe and row in samples.rows()]
+    cells: list[list[str | float | None]] = []
+    for row in stores:
+        cells.append([row])
+        for size in (1, IN_FLIGHT):
+            ours, store = samples.find(stores[0], size), samples.find(row, size)
+            cells[-1] += [samples.median(store, "rate"), _by(samples, ours, store)]
+    head = [f"safe against the loss of {safe}; events/s", "1 at a time", "ours is", "100 under way", "ours is"]
+    return table(head, cells)
 
 
 def _by(samples: Samples, ours: Case | None, peer: Case | None) -> str:
