@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
+from os import PathLike, fspath
 from random import Random, SystemRandom
 from typing import Any, Final, TypeVar
 
@@ -55,7 +56,7 @@ class SQLiteLog:
 
     def __init__(
         self,
-        path: str,
+        path: str | PathLike[str],
         *,
         durability: Durability = "power",
         retention: Retention = DEFAULT,
@@ -67,7 +68,7 @@ class SQLiteLog:
     ) -> None:
         if durability not in ("power", "process"):
             raise ValueError(f"durability must be 'power' or 'process', not {durability!r}")
-        self._path = str(path)
+        self._path = fspath(path)
         self._durability: Durability = durability
         self._retention = retention
         self._retentions = dict(topics or {})
