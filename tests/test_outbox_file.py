@@ -147,7 +147,7 @@ async def test_a_damaged_payload_is_not_published(bus: EventBus, path: Path) -> 
         assert (entry.state, entry.reason) == ("dead", "damaged in the file")
         with pytest.raises(ValueError, match="damaged in the file"):
             await outbox.content(entry.id)
-    assert bus.head(notes).index == 1
+    assert (await bus.head(notes)).index == 1
 
 
 async def test_an_impossible_state_is_damage(path: Path) -> None:

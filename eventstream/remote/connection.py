@@ -429,7 +429,7 @@ class Connection:
             self._check("refresh", topic.name, None)
             return await self._house.bus.refresh(topic)
         self._check("subscribe", topic.name, None)
-        return self._house.bus.head(topic)
+        return await self._house.bus.head(topic)
 
     def _list(self, message: ListTopics) -> None:
         topics = {}
