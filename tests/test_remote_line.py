@@ -27,7 +27,7 @@ async def served(path: Path, commits: list[str]) -> AsyncIterator[tuple[EventBus
     """A bus on a file, and a client of its server; notes each commit."""
 
     def note(sql: str) -> None:
-        if sql == "COMMIT":
+        if sql.startswith("INSERT INTO events_"):  # all that one commit has for a topic
             commits.append(sql)
 
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
@@ -61,7 +61,7 @@ async def test_publishes_of_one_client_share_syncs_and_keep_their_order(tmp_path
     commits: list[str] = []
     async with served(tmp_path / "events.db", commits) as (bus, client):
         assert await publish_at_once(client, SENT) == list(range(1, SENT + 1))
-        assert len(commits) < SENT / 4
+        assert 0 < len(commits) < SENT / 4
         assert (await bus.head(words)).index == SENT
 
 
