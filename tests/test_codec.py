@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from itertools import cycle, islice
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -156,11 +157,12 @@ class Test_many_at_once:
             event(None),
             event(Keyed("k", msgspec.Raw(b"\x01"))),
         ]
-        assert codec.encode_each(events) == [codec.encode_event(one) for one in events]
-        assert codec.encode_each([]) == []
+        for count in (0, 3, 4, 15, 16, 70_000):
+            many = list(islice(cycle(events), count))
+            assert codec.encode_events(many) == join_events([codec.encode_event(one) for one in many])
 
     def test_one_that_cannot_be_encoded_is_named(self) -> None:
         """The error is that of a single event."""
         codec: TopicCodec[Any] = TopicCodec(Topic("t", Any))
         with pytest.raises(InvalidPayload, match=r"t.*object"):
-            codec.encode_each([event(1), event(object(), headers=NO_HEADERS)])
+            codec.encode_events([event(1), event(object(), headers=NO_HEADERS)])

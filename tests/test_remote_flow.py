@@ -113,9 +113,9 @@ class Test_encoding:
         kept = Kept(1000)
         names = [object() for _ in range(8)]
         for name in names:
-            kept.put(name, name, bytes(200))
-            assert kept.get(names[0]) == bytes(200)
-        assert kept.get(names[1]) is None
+            kept.put(name, bytes(200), name)
+            assert kept.get(names[0], names[0]) == bytes(200)
+        assert kept.get(names[1], names[1]) is None
         assert kept.has_any([names[1], names[-1]])
         assert not kept.has_any(names[1:3])
         assert len(kept) <= 5

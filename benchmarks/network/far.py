@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 import anyio
 
 from ..stage import Stage, perform
+from .bare import Bare
 from .nats import Nats
 from .ours import Ours
 from .peer import Peer, Sample
@@ -27,7 +28,7 @@ from .redis import Redis
 
 __all__ = ("PEERS", "Far", "missing")
 
-PEERS: Final[dict[str, type[Peer]]] = {peer.name: peer for peer in (Ours, Nats, Redis)}
+PEERS: Final[dict[str, type[Peer]]] = {peer.name: peer for peer in (Ours, Bare, Nats, Redis)}
 BURST: Final = 64  # events of a flood that are published without a turn for others
 
 

@@ -2,8 +2,8 @@
 
 An event is a MessagePack array [key, index, time, payload] or, if it has headers, [key, index, time, payload, headers].
 The topic is not in it: who reads a stream of events knows of which topic they are. A tombstone's payload is nil.
-Events are encoded one by one and joined, so that the bytes of each can be shared by all who get it; a whole list is
-decoded at once.
+The bytes of a list are those of its events, joined, so that each one's can be shared by all who get it; a whole list is
+encoded and decoded at once.
 
 Pure: no I/O, no clock. Rejected: a schema in each message (both ends have the `Topic`); JSON (twice the bytes, three
 times the time, and no `bytes`).
@@ -200,26 +200,23 @@ class TopicCodec(Generic[T]):
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidPayload(self.topic.name, str(error)) from error
 
-    def encode_each(self, events: list[Event[T]]) -> list[bytes]:
-        """Each of them, in the same order; faster than one by one.
+    def encode_events(self, events: Iterable[Event[T]]) -> bytes:
+        """A list of events: the bytes that `join_events` makes of each one's, much sooner.
 
         Raises:
             InvalidPayload: as of `encode_event`.
         """
-        encode = _encoder.encode
         try:
-            return [
-                encode((event.key, event.index, event.time, event.payload))
-                if event.headers is NO_HEADERS and type(event.payload) is not Keyed
-                else self.encode_event(event)
-                for event in events
-            ]
+            return _encoder.encode(
+                [
+                    (event.key, event.index, event.time, event.payload)
+                    if event.headers is NO_HEADERS and type(event.payload) is not Keyed
+                    else msgspec.Raw(self.encode_event(event))
+                    for event in events
+                ]
+            )
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidPayload(self.topic.name, str(error)) from error
-
-    def encode_events(self, events: Iterable[Event[T]]) -> bytes:
-        """A list of events."""
-        return join_events([self.encode_event(event) for event in events])
 
     def decode_events(self, data: bytes | memoryview) -> list[Event[T]]:
         """The events of a list.

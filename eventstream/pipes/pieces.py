@@ -49,14 +49,17 @@ class Pieces:
         """The next bytes, at least one and at most `limit`; small pieces come joined, a large one alone, as it is."""
         queue = self._queue
         first = queue.popleft()
-        if len(first) > limit:
+        length = len(first)
+        if length > limit:
             view = memoryview(first)
             queue.appendleft(view[limit:])
-            first = view[:limit]
-        elif len(first) < SMALL and queue:
+            first, length = view[:limit], limit
+        elif length < SMALL and queue:
             first = self._joined(first, limit)
-        self.size -= len(first)
-        self._run = min(self._run, len(queue))
+            length = len(first)
+        self.size -= length
+        if self._run > len(queue):
+            self._run = len(queue)
         return first
 
     def drop(self, count: int) -> None:

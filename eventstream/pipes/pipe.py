@@ -64,6 +64,11 @@ class Pipe(ByteStream):
         """Those of the latest connection (addresses, certificates): they may differ from link to link."""
         return self._attributes
 
+    @property
+    def unread(self) -> int:
+        """Bytes that have come and were not received yet."""
+        return self._session.reader.unread
+
     def statistics(self) -> PipeStatistics:
         """How it stands. Never waits, whatever the links do."""
         return self._session.statistics()
@@ -189,11 +194,8 @@ class Pipe(ByteStream):
             self._raise_end()
 
     def _raise_end(self) -> None:
-        """Raises why the session has ended: a copy, as one error raised in two tasks would mix their tracebacks."""
-        error = self._session.ended_by
-        if error is None:
-            raise ClosedResourceError
-        raise _again(error)
+        """Raises why the session has ended."""
+        raise self._session.end_anew() or ClosedResourceError()
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """The next bytes: at least one, at most `max_bytes`. Waits while there are none, connected or not.
@@ -486,12 +488,3 @@ class Pipe(ByteStream):
                 self._link = None
                 self._session.link_lost(link.error)
                 self._announce()
-
-
-def _again(error: Exception) -> Exception:
-    """The same error anew, with its cause."""
-    copy = type(error).__new__(type(error), *error.args)
-    copy.__dict__.update(error.__dict__)
-    copy.args = error.args
-    copy.__cause__ = error.__cause__
-    return copy

@@ -167,6 +167,17 @@ class Session:
         self.ended_by = error
         self.writer.abandon()
 
+    def end_anew(self) -> Exception | None:
+        """`ended_by`, as a copy: one error that is raised in two tasks would mix their tracebacks."""
+        error = self.ended_by
+        if error is None:
+            return None
+        copy = type(error).__new__(type(error), *error.args)
+        copy.__dict__.update(error.__dict__)
+        copy.args = error.args
+        copy.__cause__ = error.__cause__
+        return copy
+
     def close(self, code: CloseCode) -> None:
         """Makes a CLOSE the last thing that is sent: after all that the peer has room for."""
         self._close = Close(code)

@@ -171,7 +171,7 @@ class Caller:
                 for message in decoder.feed(chunk):
                     hear(message)
                 heard += len(chunk)
-                chunk = _more(pipe) if heard < CHUNK else b""
+                chunk = _more(pipe) if heard < CHUNK and pipe.unread else b""
 
 
 def _more(pipe: BackedPipe) -> bytes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from struct import Struct as Layout
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -222,6 +223,7 @@ _TYPES: Final[tuple[type[Any], ...]] = (
     ListTopics, Mark, Ended, Done, Failed, TopicList, Goodbye,
 )  # fmt: skip
 EVENTS: Final = 100
+_EVENTS_HEAD: Final = Layout(">IBI")
 _KINDS: Final[dict[type[Any], int]] = {kind: number for number, kind in enumerate(_TYPES, 1)}
 _DECODERS: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
     number: msgspec.msgpack.Decoder(kind) for kind, number in _KINDS.items()
@@ -245,7 +247,7 @@ def with_age(publish: bytes, seconds: float) -> bytes:
 
 def events_head(subscription: int, size: int) -> bytes:
     """What stands before `size` bytes of events, which are shared and not copied here."""
-    return (size + 5).to_bytes(4, "big") + b"\x64" + subscription.to_bytes(4, "big")
+    return _EVENTS_HEAD.pack(size + 5, EVENTS, subscription)
 
 
 class MessageDecoder:
@@ -272,19 +274,19 @@ class MessageDecoder:
         if self._size < self._wanted:
             return  # a long message comes in many chunks: they are joined once
         data = b"".join(self._parts) if len(self._parts) > 1 else chunk
-        at = 0
-        while len(data) - at >= 5:
-            end = at + 4 + self._length(data, at)
-            if end > len(data):
+        at, size, wanted = 0, self._size, 5
+        while size - at >= 5:
+            wanted = 4 + self._length(data, at)
+            end = at + wanted
+            if end > size:
                 break
             if data[at + 4] == EVENTS:
-                yield _decode_events(memoryview(data)[at + 5 : end])
+                yield _decode_events(data, at + 5, end)
             else:
                 yield _decode(data[at + 4], data[at + 5 : end])
-            at = end
-        rest = data[at:]
-        self._parts, self._size = [rest] if rest else [], len(rest)
-        self._wanted = 4 + self._length(rest, 0) if len(rest) >= 5 else 5
+            at, wanted = end, 5
+        self._parts = [data[at:]] if at < size else []
+        self._size, self._wanted = size - at, wanted
 
     def _length(self, data: bytes, at: int) -> int:
         length = int.from_bytes(data[at : at + 4], "big")
@@ -293,10 +295,12 @@ class MessageDecoder:
         return length
 
 
-def _decode_events(body: memoryview) -> Events:
-    if len(body) < 5:
+def _decode_events(data: bytes, start: int, end: int) -> Events:
+    events = start + 4
+    if end <= events:
         raise BadFrame("events without a subscription")
-    return Events(int.from_bytes(body[:4], "big"), body[4:])  # a view: they are decoded once more, and not kept
+    number = int.from_bytes(data[start:events], "big")
+    return Events(number, memoryview(data)[events:end])  # a view: they are decoded once more, and not kept
 
 
 def _decode(kind: int, body: bytes) -> Message:
