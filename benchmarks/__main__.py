@@ -13,7 +13,7 @@ from .harness import Plan, Section, answer, run_section
 from .network.far import missing as missing_peers
 from .report import failures, header
 
-NAMES = ("fanout", "publishing", "memory", "resume", "snapshots", "pipes", "remote")
+NAMES = ("fanout", "publishing", "memory", "resume", "snapshots", "pipes", "remote", "durable")
 LOOPS = ("asyncio", "uvloop", "trio")
 
 

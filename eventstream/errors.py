@@ -404,7 +404,7 @@ class LogInUse(LogError):
 
 
 class LogRefused(LogError):
-    """A file is not opened as a log. Nothing in it was changed.
+    """A file is not opened as a log; nothing in it was changed. Your fault, unless the disk has damaged it.
 
     `why` is `foreign` (it is something else: give another path), `newer` (a later version of eventstream wrote it:
     update), `damaged` (it is torn or corrupt: restore a backup, or export what can be read) or `unreachable` (its
@@ -583,7 +583,7 @@ class OutboxFull(EventStreamError):
 
 
 class OutboxUnusable(EventStreamError):
-    """A file cannot be the outbox of this program. Yours to repair; the file was not changed.
+    """A file cannot be the outbox of this program. Your fault, or the disk's; the file was not changed.
 
     `why` is one of `busy` (another process, or another `Outbox`, has it), `foreign` (it is something else), `newer` (a
     later version made it) and `damaged`.
@@ -620,7 +620,7 @@ class NotStored(EventStreamError):
 
 
 class NotAccepted(EventStreamError):
-    """An entry of the outbox will not be published as it is. What to do depends on its `state`.
+    """An entry of the outbox will not be published as it is. Whose fault, and what to do, depends on its `state`.
 
     `conflict` and `unknown` wait for a person, with those of their key behind them: `retry` or `discard` it. `dead` can
     be retried when the cause is gone. `discarded` was given up. `closed`: the outbox was left while it waited; the

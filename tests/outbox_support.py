@@ -65,8 +65,7 @@ class InlineWriter(Writer):
 class FailingBus:
     """Remembers ids for 120 s; what comes of the next publishes can be said before.
 
-    `ok`; before the commit `unreachable`, `refused`, `busy`, `unsure`, `silent`; after it `lost`, `forgotten` (no
-    answer).
+    `ok`; before the commit `unreachable`, `refused`, `busy`, `unsure`, `silent`; after it `lost`, `forgotten`.
 
     Attributes:
         events: (key, payload, id) of what was committed, in order.

@@ -23,6 +23,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("snapshots", "| view: live events applied"),
         ("pipes", "| **BackedPipe** "),
         ("remote", "| **eventstream** "),
+        ("durable", "| eventstream, SQLiteLog: replay"),
     ],
 )
 def test_a_section_prints_its_tables(section: str, row: str) -> None:

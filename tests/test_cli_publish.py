@@ -173,7 +173,7 @@ async def application() -> AsyncIterator[str]:
     """A server inside a program, whose topic has a type."""
     async with EventBus() as bus, anyio.create_task_group() as tasks:
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-        bus.head(prices := Topic("prices", Price, key="symbol", compacted=True))
+        await bus.head(prices := Topic("prices", Price, key="symbol", compacted=True))
         await tasks.start(Server(bus, [prices]).serve, listener)
         yield f"tcp://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
         tasks.cancel_scope.cancel()

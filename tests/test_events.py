@@ -243,5 +243,5 @@ class Test_errors:
 
     def test_only_what_can_help_to_try_again_is_temporary(self) -> None:
         temporary = {name for name in errors.__all__ if getattr(errors, name).temporary}
-        assert temporary == {"BadFrame", "LinkSilent", "SnapshotFailed"}
+        assert temporary == {"BadFrame", "LinkSilent", "LogFailed", "LogFull", "NotStored", "SnapshotFailed"}
         assert SnapshotFailed("t", None, "raised", "x").key is None

@@ -277,7 +277,7 @@ async def test_the_same_id_again_keeps_nothing(bus: EventBus, path: Path) -> Non
         await outbox.publish(notes, {"n": 3}, id="one")  # the bus remembers it
         await outbox.flush()
     assert await received(bus, notes, 1) == [{"n": 1}]
-    assert bus.head(notes).index == 1
+    assert (await bus.head(notes)).index == 1
 
 
 async def test_quotas_refuse_what_is_new_and_give_up_nothing(path: Path) -> None:

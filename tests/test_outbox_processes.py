@@ -34,6 +34,12 @@ EVENTS = int(os.environ.get("OUTBOX_EVENTS", "1200"))
 KEYS = 10
 notes: Topic[Any] = Topic("notes", dict, retain=1_000_000, max_lag=1_000_000)
 
+CONFIG = """
+[[topics]]
+name = "notes"
+retain = 1000000
+max_lag = 1000000
+"""
 DEVICE = """
 import sys, anyio
 from eventstream import Topic
@@ -59,6 +65,13 @@ async def main():
 
 anyio.run(main)
 """
+
+
+def keeping_all(folder: Path) -> tuple[str, str]:
+    """Options of a server that forgets no event of the test; a topic that clients make has bounds."""
+    config = folder / "bus.toml"
+    config.write_text(CONFIG)
+    return "--config", str(config)
 
 
 class Device:
@@ -124,7 +137,7 @@ async def test_killed_at_any_moment(tmp_path: Path, anyio_backend: str) -> None:
     """It publishes and drains; also the opening, the recovery of the file, and the file's making are interrupted."""
     random = Random(KILLS)
     path, safe = tmp_path / "box", set[int]()
-    with server() as (url, _):
+    with server(*keeping_all(tmp_path)) as (url, _):
         for kill in range(KILLS):
             with device(path, url, kill * 1_000_000, (kill + 1) * 1_000_000) as process:
                 if kill % 5:
@@ -159,7 +172,7 @@ async def test_the_offline_story(tmp_path: Path, anyio_backend: str) -> None:
             with device(path, url, part * EVENTS // 3, (part + 1) * EVENTS // 3) as process:
                 await anyio.to_thread.run_sync(process.out.wait_for, "published")
                 safe.update(process.kill())
-        log = ("--log", f"sqlite:///{tmp_path / 'log'}")
+        log = (*keeping_all(tmp_path), "--log", f"sqlite:///{tmp_path / 'log'}")
         with server(*log, listen=address) as (_, served):
             async with open_bus(address) as bus:
                 await bus.publish(notes, {"n": -1}, key="k0")

@@ -106,10 +106,15 @@ async def test_the_backoff_outlives_the_process(path: Path) -> None:
 
 
 @simulated
-async def test_a_wall_clock_that_is_set_stalls_nothing(path: Path) -> None:
-    """Neither set back by a year between two processes, nor while one runs."""
+async def test_a_wall_clock_that_is_set_stalls_nothing(tmp_path: Path) -> None:
+    """Neither set back by a year between two processes, nor while one runs; of an entry's wait, and of the bus's."""
+    await with_a_clock_that_is_set(tmp_path / "entry", ["unreachable", "busy"])
+    await with_a_clock_that_is_set(tmp_path / "bus", ["busy", "unreachable"])
+
+
+async def with_a_clock_that_is_set(path: Path, plan: list[str]) -> None:
     bus = FailingBus(delay=0.0)
-    bus.plan.extend(["busy", "unreachable"])
+    bus.plan.extend(plan)
     shift = 0.0
     clock = lambda: wall() + shift  # noqa: E731
     async with at(path, bus, sending=QUICK, random=Rolls(), clock=clock) as outbox:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -25,6 +24,7 @@ from pipe_support import (
     echo,
     hear,
     hear_all,
+    logged,
     noise,
     run_at,
     say,
@@ -274,36 +274,21 @@ async def test_the_schedule_of_dials(place: Memory) -> None:
     assert times == pytest.approx([0, *accumulate(waits)])
 
 
-class Told(logging.Handler):
-    """What was logged as a warning."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
-
-
 @simulated
 async def test_who_finds_nobody_is_told_why_once(place: Memory) -> None:
     """Else whoever waits at a wrong address would not know for what. A short loss is not worth a word."""
-    told, logger = Told(), logging.getLogger("eventstream.pipes")
-    logger.addHandler(told)
-    try:
+    with logged() as told:
         async with place.pair(retry=Retry(first=0.1, cap=1)) as (client, _):
             place.network.refuse_dials(2)
             place.cut()
             await anyio.sleep(60)
             assert client.statistics().state == "connected"
-            assert told.messages == []
+            assert told == []
             place.network.refuse_dials()
             place.cut()
             await anyio.sleep(60)
-            [why] = told.messages
-            assert "dialing on: ConnectionRefusedError" in why
-    finally:
-        logger.removeHandler(told)
+            [why] = told
+            assert "dialing on: ConnectionRefusedError" in why.getMessage()
 
 
 @simulated

@@ -282,7 +282,7 @@ class Test_authorization:
                 with pytest.raises(NotAuthorized, match="subscribe"):
                     await bus.subscribe(prices, **filters).receive()  # type: ignore[arg-type]
             assert await bus.topics() == {}
-            assert town.bus.head(prices).index == 2
+            assert (await town.bus.head(prices)).index == 2
             assert {action for _, action, _, _ in asked} >= {"subscribe", "publish", "delete", "refresh", "list"}
             assert {principal for principal, *_ in asked} == {"alice"}
 
@@ -507,7 +507,7 @@ class Test_topics:
             wrong = Topic("prices", Quote, key="symbol", compacted=True)
             with pytest.raises(InvalidPayload, match=r"\$\.bid"):
                 await bus.publish(wrong, Quote("X", [1]))
-            assert town.bus.head(prices).index == 0
+            assert (await town.bus.head(prices)).index == 0
 
     @simulated
     async def test_a_subscription_of_another_type_ends_alone(self) -> None:

@@ -148,7 +148,7 @@ async def test_a_publish_that_cannot_be_is_refused(said: Publish, error: str, ca
         assert (await other.hear(Failed)).fault.name == error
         await other.say(Publish(2, 1, [], "empty", form="many"))
         assert (await other.hear(Done)).index == 0
-        assert town.bus.head(words).index == 0
+        assert (await town.bus.head(words)).index == 0
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 

@@ -271,7 +271,7 @@ class Test_publishing:
             async with anyio.create_task_group() as tasks:
                 for number in range(2000):
                     tasks.start_soon(bus.publish, words, str(number))
-                while town.bus.head(words).index != 2000:
+                while (await town.bus.head(words)).index != 2000:
                     most = max(most, len(bus._conversation.requests))
                     await settle(1)
             assert 1 < most <= 100

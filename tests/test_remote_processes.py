@@ -227,7 +227,7 @@ class Test_a_client_that_is_stopped:
         async with EventBus() as bus, anyio.create_task_group() as tasks:
             server = Server(bus, [topic], grace=grace)
             await tasks.start(server.serve, listener)
-            bus.head(topic)
+            await bus.head(topic)
             async with CuttingProxy(listener.extra(SocketAttribute.local_port)) as proxy:
                 with running("tail", f"tcp://127.0.0.1:{proxy.port}", "words", "--json") as tail:
                     await anyio.to_thread.run_sync(tail.err.wait_for, "goes on after")

@@ -205,7 +205,7 @@ class Test_an_answer_that_stays_out:
                 await settle(1)
                 position = await bus.publish(words, "once")
             assert await history(town, words) == ["once"]
-            assert position == town.bus.head(words)
+            assert position == await town.bus.head(words)
 
     @simulated
     async def test_the_way_to_the_server_counts_too(self) -> None:
@@ -266,7 +266,7 @@ class Test_an_answer_that_stays_out:
                 await settle()
                 tasks.start_soon(self.lose, town, bus, 200.0)
                 await settle(1)
-                assert await bus.head(words) == town.bus.head(words)
+                assert await bus.head(words) == await town.bus.head(words)
             assert await history(town, words) == ["late"]
 
     @simulated

@@ -141,7 +141,7 @@ class Test_a_lost_session:
                 await anyio.sleep(1)
                 assert await history(town, words) == ["once"]
                 await town.serve()
-            assert positions == [town.bus.head(words)]
+            assert positions == [await town.bus.head(words)]
             assert await history(town, words) == ["once"]
 
     @simulated
@@ -328,7 +328,7 @@ class Test_before_the_first_frame:
             await anyio.sleep(2)
             frames = subscription.frames()
             start = await anext(frames)
-            assert start == SnapshotStart(Position(town.bus.head(prices).epoch, 0), "epoch")
+            assert start == SnapshotStart(Position((await town.bus.head(prices)).epoch, 0), "epoch")
             rest = [await anext(frames), await anext(frames)]
             assert [frame.payload for frame in rest if isinstance(frame, Event)] == [Price("Z", 1.0)]
 
@@ -374,7 +374,7 @@ async def test_a_bus_that_closes_under_its_server_lets_clients_come_again() -> N
             assert dict(view) == {"X": Price("X", 1.0)}
             town.bus = next_bus
             await town.serve()
-        await view.reached(town.bus.head(prices))
+        await view.reached(await town.bus.head(prices))
         assert dict(view) == {"Y": Price("Y", 1.0)}
 
 

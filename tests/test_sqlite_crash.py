@@ -53,7 +53,7 @@ def kill_one(path: str, run: int, random: Random) -> list[str]:
 
 
 async def read(bus: EventBus, topic: Topic[Any]) -> list[Any]:
-    head = bus.head(topic).index
+    head = (await bus.head(topic)).index
     events: list[Any] = []
     if bus.statistics().topics[topic.name].floor == head:
         return events
@@ -69,10 +69,10 @@ async def check(path: str, account: Account) -> None:
     async with EventBus(SQLiteLog(path)) as bus:
         for topic in (plain, state, trimmed):
             acknowledged = account.events[topic.name]
-            epoch = bus.head(topic).epoch
+            epoch = (await bus.head(topic)).epoch
             if acknowledged:
                 assert account.epochs.setdefault(topic.name, epoch) == epoch
-            assert bus.head(topic).index >= max(acknowledged, default=0)
+            assert (await bus.head(topic)).index >= max(acknowledged, default=0)
         events = await read(bus, plain)
         assert [event.index for event in events] == list(range(1, len(events) + 1))
         assert len({event.payload.rsplit(".", 1)[0] for event in events}) == len(events)
@@ -82,7 +82,7 @@ async def check(path: str, account: Account) -> None:
         later = await read(bus, trimmed)
         floor = bus.statistics().topics["trimmed"].floor
         batches = {event.index: event.payload for event in later}
-        assert list(batches) == list(range(floor + 1, bus.head(trimmed).index + 1))
+        assert list(batches) == list(range(floor + 1, (await bus.head(trimmed)).index + 1))
         assert all([event.index for event in later].count(index) == 20 for index in batches)
         acknowledged = {index: text for index, text in account.events["trimmed"].items() if index > floor}
         assert acknowledged.items() <= batches.items()

@@ -88,7 +88,7 @@ async def run(path: str, disk: Disk) -> int:
                 disk.repair()
                 await publish(bus, f"{life}.last")
                 assert acknowledged[-1] == f"{life}.last"
-                live = bus.head(words).index
+                live = (await bus.head(words)).index
                 assert live >= len(acknowledged)
         except LogError:  # while it was opened, made or closed
             disk.repair()
@@ -102,7 +102,7 @@ async def run(path: str, disk: Disk) -> int:
 
 async def read(path: str) -> list[str]:
     async with EventBus(SQLiteLog(path)) as bus:
-        head = bus.head(words).index
+        head = (await bus.head(words)).index
         found: list[str] = []
         async with bus.subscribe(words, after=EARLIEST) as subscription:
             while head and subscription.position.index < head:

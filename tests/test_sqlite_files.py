@@ -59,7 +59,7 @@ async def fill(path: str, count: int = 50, **options: Any) -> None:
 
 async def payloads(path: str) -> list[str]:
     async with EventBus(SQLiteLog(path)) as bus:
-        head = bus.head(words).index
+        head = (await bus.head(words)).index
         found: list[str] = []
         if head:
             async with bus.subscribe(words, after=EARLIEST) as subscription:
@@ -90,7 +90,7 @@ class Test_one_owner:
             assert caught.value.owner == os.getpid()
             assert (await bus.publish(words, "a")).index == 1
         async with EventBus(SQLiteLog(path)) as bus:
-            assert bus.head(words).index == 1
+            assert (await bus.head(words)).index == 1
 
     @pytest.mark.may_block
     async def test_a_second_process_is_told_until_the_first_is_killed(self, path: str) -> None:
@@ -238,7 +238,7 @@ class Test_a_full_disk:
                 for number in range(20):
                     tasks.start_soon(publish, number, f"{number} " + ("x" * 1_000_000 if number % 5 == 0 else ""))
             assert outcomes == {number: number % 5 != 0 for number in range(20)}
-            assert bus.head(words).index == 17
+            assert (await bus.head(words)).index == 17
         found = await payloads(path)
         assert sorted(int(text) for text in found[1:]) == [number for number in range(20) if number % 5]
 
@@ -299,7 +299,7 @@ class Test_failures_of_the_disk:
                     await bus.publish(prices, Price("X", 1.0), expect=0)
                 except (LogFull, LogFailed):
                     await bus.publish(prices, Price("X", 1.0), expect=0)
-                assert bus.head(words).index == len(acknowledged)
+                assert (await bus.head(words)).index == len(acknowledged)
         except (LogFull, LogFailed):  # while the file was made
             assert failing_at < 10
             acknowledged = []
@@ -371,7 +371,7 @@ async def main():
         for _ in range(3):
             await bus.publish(words, f"{len(kept)} ")
             kept.append(len(kept))
-        assert bus.head(words).index == len(kept), (bus.head(words), len(kept))
+        assert (await bus.head(words)).index == len(kept), (await bus.head(words), len(kept))
         print(len(kept))
 anyio.run(main)
 """

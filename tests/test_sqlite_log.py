@@ -107,7 +107,7 @@ class Test_restart:
         async with bus_on(path) as bus:
             first = await bus.publish(words, "a")
         async with bus_on(path) as bus:
-            assert bus.head(words) == first
+            assert await bus.head(words) == first
             assert await bus.publish(words, "b") == Position(first.epoch, 2)
 
     async def test_a_saved_position_is_resumed_without_a_reset(self, path: str) -> None:
@@ -129,9 +129,9 @@ class Test_restart:
 
     async def test_a_topic_that_nobody_published_to_keeps_its_epoch(self, path: str) -> None:
         async with bus_on(path) as bus:
-            position = bus.head(words)
+            position = await bus.head(words)
         async with bus_on(path) as bus:
-            assert bus.head(words) == position
+            assert await bus.head(words) == position
             async with bus.subscribe(words, after=position) as subscription:
                 await bus.publish(words, "a")
                 assert await take(subscription, 1) == ["a"]
@@ -143,7 +143,7 @@ class Test_restart:
             assert new.epoch != old.epoch
             await bus.publish(words, "b")
         async with bus_on(path) as bus:
-            assert bus.head(words) == Position(new.epoch, 1)
+            assert await bus.head(words) == Position(new.epoch, 1)
             async with bus.subscribe(words, after=old) as lost:
                 with pytest.raises(PositionLost):
                     await lost.receive()
@@ -215,7 +215,7 @@ class Test_compaction:
             for number in range(100):
                 await bus.publish(prices, Price(f"s{number % 7}", float(number)))
             await bus.delete(prices, "s3")
-            return bus.head(prices)
+            return await bus.head(prices)
 
     async def test_the_state_survives(self, path: str) -> None:
         head = await self.publish(path)
@@ -252,7 +252,7 @@ class Test_compaction:
                 await bus.publish(prices, Price("s0", 1000.0))
                 await bus.delete(prices, "s1")
                 await bus.publish(prices, Price("s3", 1001.0))
-                head = bus.head(prices)
+                head = await bus.head(prices)
                 let.set()
                 await view.reached(head)
                 assert view["s0"].bid == 1000
@@ -509,7 +509,7 @@ class Test_further_back_than_memory:
             for number in range(100):
                 await bus.publish(words, str(number))
                 await subscription.receive()
-            async with bus.subscribe(words, after=Position(bus.head(words).epoch, 95)) as recent:
+            async with bus.subscribe(words, after=Position((await bus.head(words)).epoch, 95)) as recent:
                 assert await take(recent, 5) == [str(n) for n in range(95, 100)]
             assert gate.reads == 0
 
@@ -554,7 +554,7 @@ class Test_publishing:
                 for number in range(50):
                     tasks.start_soon(publish, number)
             assert outcomes == [1] * 50
-            assert bus.head(keyed).index == 51
+            assert (await bus.head(keyed)).index == 51
 
     async def test_the_same_id_at_once_is_one_event(self, path: str) -> None:
         async with bus_on(path) as bus:
@@ -567,7 +567,7 @@ class Test_publishing:
                 for _ in range(20):
                     tasks.start_soon(publish)
             assert {position.index for position in positions} == {1}
-            assert bus.head(words).index == 1
+            assert (await bus.head(words)).index == 1
 
     async def test_too_many_on_their_way_wait_their_turn(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("eventstream.logs.sqlite.writer.QUEUED", 3)
@@ -579,7 +579,7 @@ class Test_publishing:
                     await checkpoint()
                 log: Any = bus._log
                 assert log._writer._queued <= 3
-            assert bus.head(words).index == 50
+            assert (await bus.head(words)).index == 50
 
     async def test_who_is_cancelled_leaves_no_trace_but_maybe_its_event(self, path: str) -> None:
         async with bus_on(path) as bus:
@@ -592,7 +592,7 @@ class Test_publishing:
                     scope.cancel()
             await bus.publish(words, "last")
             async with bus.subscribe(words, after=EARLIEST) as subscription:
-                payloads = [event.payload for event in await read_to(subscription, bus.head(words).index)]
+                payloads = [event.payload for event in await read_to(subscription, (await bus.head(words)).index)]
                 assert payloads[-1] == "last"
                 assert len(set(payloads)) == len(payloads)
 
@@ -609,7 +609,7 @@ class Test_publishing:
                 await checkpoint()
                 await checkpoint()
         async with bus_on(path) as bus:
-            assert bus.head(words).index >= len(acknowledged) > 0
+            assert (await bus.head(words)).index >= len(acknowledged) > 0
 
     async def test_events_are_readable_in_the_file_as_their_codec_packs_them(self, path: str) -> None:
         await fill(path, 3)

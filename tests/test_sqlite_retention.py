@@ -43,7 +43,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def earliest(bus: EventBus, topic: Topic[Any]) -> list[Any]:
-    head = bus.head(topic).index
+    head = (await bus.head(topic)).index
     found: list[Any] = []
     async with bus.subscribe(topic, after=EARLIEST) as subscription:
         if subscription.position.index == head:
@@ -65,7 +65,7 @@ class Test_bounds:
             assert await earliest(bus, words) == [str(n) for n in range(40, 50)]
             assert bus.statistics().topics["words"].floor == 40
             assert bus.statistics().topics["words"].retained == 10
-            epoch = bus.head(words).epoch
+            epoch = (await bus.head(words)).epoch
             with pytest.raises(PositionLost) as caught:
                 await bus.subscribe(words, after=f"{epoch}.39").receive()
             assert caught.value.oldest == 40
@@ -220,7 +220,7 @@ class Test_compacted_topics:
         async with bus.view(prices) as view:
             await view.ready()
             assert {key: price.bid for key, price in view.items()} == {key: bid for key, (bid, _) in state.items()}
-        floor, head = bus.statistics().topics["prices"].floor, bus.head(prices).index
+        floor, head = bus.statistics().topics["prices"].floor, (await bus.head(prices)).index
         later = [change for change in changes if change[0] > floor]
         read: list[tuple[int, str, float | None]] = []
         async with bus.subscribe(prices, after=EARLIEST) as subscription:
@@ -261,6 +261,6 @@ class Test_compacted_topics:
             await view.ready()
             assert {key: price.bid for key, price in view.items()} == {"k0": 9, "k1": 7, "k2": 8}
         async with EventBus(log := quick(path, retention=Retention(events=2))) as bus:
-            assert bus.head(plain).index == 10
+            assert (await bus.head(plain)).index == 10
             await log.trim()
             assert [price.bid for price in await earliest(bus, plain)] == [8, 9]

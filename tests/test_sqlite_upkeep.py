@@ -46,7 +46,7 @@ async def contents(path: str) -> dict[str, Any]:
     async with EventBus(SQLiteLog(path, clock=lambda: 1001.0)) as bus:
         topics: list[Topic[Any]] = [words, prices, raw]
         for topic in topics:
-            head = bus.head(topic)
+            head = await bus.head(topic)
             events: list[Any] = []
             async with bus.subscribe(topic, after=EARLIEST) as subscription:
                 async for batch in subscription.batches():
@@ -234,7 +234,7 @@ class Test_open_bus:
         async with open_bus(f"sqlite://{path}") as bus:
             position = await bus.publish(words, "a")
         async with EventBus(SQLiteLog(path)) as local:
-            assert local.head(words) == position
+            assert await local.head(words) == position
 
     @pytest.mark.parametrize("url", ["sqlite://events.db", "sqlite:///", "sqlite:///a?b=c"])
     def test_an_address_that_is_none(self, url: str) -> None:

@@ -330,14 +330,10 @@ class EventBus:
         key, prefix = check_filter(key, prefix)
         if not room.opening.has_snapshot:
             raise NotCompacted(topic.name, "view", "compacted=True or a source registered with @bus.snapshot")
-
-        async def head() -> Position:
-            return room.live.position
-
         return self._mirrors.view(
             (topic.name, key, prefix),
             lambda after: self.subscribe(topic, key=key, prefix=prefix, after=after),
-            head,
+            lambda: self.head(topic),
         )
 
     def snapshot(self, topic: Topic[Any]) -> Callable[[S], S]:
@@ -402,13 +398,15 @@ class EventBus:
                 revoked += 1
         return revoked
 
-    def head(self, topic: Topic[Any]) -> Position:
-        """The position of the topic's newest event.
+    async def head(self, topic: Topic[Any]) -> Position:
+        """The position of the topic's newest event. A checkpoint: in another process the bus has to ask.
 
         Raises:
             TopicConflict, BusClosed: as for `publish`.
         """
-        return (self._known.get(topic) or self._declare(topic)).live.position
+        room = self._known.get(topic) or self._declare(topic)
+        await checkpoint()
+        return room.live.position
 
     def dedupe_seconds(self, topic: Topic[Any]) -> float:
         """For how many seconds back the ids of publishes to a topic are known: an older one may be appended again.

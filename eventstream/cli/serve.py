@@ -163,7 +163,7 @@ async def serve(setup: Setup) -> int:
                 listeners.append((name, listener))
             async with EventBus(log) as bus:
                 for topic in topics:
-                    bus.head(topic)  # used once, it is listed
+                    await bus.head(topic)  # used once, it is listed
                 server = Server(bus, topics, create=True, authenticate=authenticate)
                 return await _run(server, listeners, signals, setup.until_eof)
 

@@ -17,7 +17,7 @@ import msgspec
 from ..events import NO_HEADERS, Position
 from ..topics import LiveTopic
 
-__all__ = ("Entries", "Log", "NowaitLog", "Terms")
+__all__ = ("Entries", "Log", "NowaitLog", "Pending", "PipelinedLog", "Terms")
 
 
 Entries: TypeAlias = tuple[tuple[str, Any], ...]
@@ -71,6 +71,27 @@ class Log(Protocol):
 
     async def aclose(self) -> None:
         """Closes what was opened. Idempotent."""
+
+
+class Pending(Protocol):
+    """A batch that has its place in the order of commits, and is not committed yet."""
+
+    async def wait(self) -> Position:
+        """Returns when it is committed and appended. For one task. Cancelled, it is committed all the same.
+
+        Raises:
+            EventStreamError: as of `Log.append`.
+        """
+        ...
+
+
+@runtime_checkable
+class PipelinedLog(Protocol):
+    """A log that takes further batches while it commits: for who publishes for others, and must keep their order."""
+
+    async def submit(self, live: LiveTopic, entries: Entries, terms: Terms | None = None) -> Pending:
+        """As `Log.append`, but returns when the batch has its place; waits only if there is no room for it."""
+        ...
 
 
 @runtime_checkable

@@ -63,6 +63,10 @@ SCHEMA: Final = f"""
 
 INSERT: Final = "INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?)"
 NOTE: Final = "INSERT OR REPLACE INTO progress VALUES (?,?,?,?,?,?)"
+AT_ONCE: Final = 64  # entries that one statement reads: the same statement each time, so it is prepared once
+LOAD: Final = f"""
+    SELECT number, id, topic, key, payload, headers, sum FROM entries WHERE number IN ({",".join("?" * AT_ONCE)})
+"""  # noqa: S608  question marks
 SCAN: Final = """
     SELECT number, id, topic, key, length(payload), length(headers), expect, queued, state, reason, attempts, due, sent
     FROM entries LEFT JOIN progress USING (number) ORDER BY number
@@ -231,12 +235,10 @@ def load(
 ) -> dict[int, tuple[bytes | None, dict[str, str]] | None]:
     """Payload and headers of entries; None for one that is damaged."""
     bodies: dict[int, tuple[bytes | None, dict[str, str]] | None] = {}
-    for number in numbers:
-        row = connection.execute(
-            "SELECT id, topic, key, payload, headers, sum FROM entries WHERE number=?", (number,)
-        ).fetchone()
-        if row is not None:
-            *parts, total = row
+    wanted = list(numbers)
+    for at in range(0, len(wanted), AT_ONCE):
+        some = wanted[at : at + AT_ONCE]
+        for number, *parts, total in connection.execute(LOAD, some + [-1] * (AT_ONCE - len(some))):
             bodies[number] = (parts[3], _headers(parts[4])) if _sum(*parts) == total else None
     return bodies
 

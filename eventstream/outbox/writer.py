@@ -186,17 +186,12 @@ def _in_transaction(connection: sqlite3.Connection, requests: list[_Request[Any]
         connection.execute("ROLLBACK")
     connection.execute("BEGIN IMMEDIATE")
     try:
-        rows: list[tuple[Any, ...]] = []
-        for request in requests:
-            if request.work is None:
-                rows.append(request.row)
-                continue
-            if rows:
-                insert(connection, rows)
-                rows = []
-            request.result = request.work(connection)
-        if rows:
+        rows = [request.row for request in requests if request.work is None]
+        if rows:  # first: nobody asks for anything about an entry before he was told of it
             insert(connection, rows)
+        for request in requests:
+            if request.work is not None:
+                request.result = request.work(connection)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -27,7 +27,7 @@ from anyio import (
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.streams.tls import TLSAttribute
 
-from ..bus import EventBus
+from ..bus import EventBus, submit
 from ..codec import TopicCodec
 from ..errors import (
     BadFrame,
@@ -40,10 +40,12 @@ from ..errors import (
     shown,
 )
 from ..events import EARLIEST, Earliest, Position, Topic
+from ..logs import Pending
 from ..pipes import Pipe
 from .access import Action, Authenticate, Authorize, Credentials, Grant, May, ServerLimits
 from .faults import to_fault
 from .feeding import Feeding
+from .line import Line
 from .messages import (
     VERSION,
     Bookmarked,
@@ -155,6 +157,7 @@ class Connection:
         self._decoder = MessageDecoder(min(STRANGER_BYTES, house.limits.message_bytes))
         self._topics: dict[int, Shelf | EventStreamError] = {}
         self._feedings: dict[int, Feeding] = {}
+        self._line = Line(self._answer_in_line)
         self._all_sent = Event()
         self._serving = CancelScope()
         self._shown: May | None = None  # what its credentials allow
@@ -284,9 +287,11 @@ class Connection:
             messages = list(self._decoder.feed(await self._pipe.receive()))
 
     async def _do(self, message: Message) -> None:
+        if self._line and not isinstance(message, Publish | Credit):
+            await self._line.emptied()  # what was asked later sees what was published before
         match message:
             case Publish():
-                await self._answer(message.request, self._publish(message))
+                await self._take(message)
             case Credit():
                 if feeding := self._feedings.get(message.subscription):
                     feeding.grant(message.size)
@@ -307,20 +312,43 @@ class Connection:
             case _:
                 raise BadFrame(f"{type(message).__name__} from a client")
 
-    async def _answer(self, request: int, work: Any) -> None:
-        """Tells the client how its request went. Whatever else goes wrong is ours, and stays in our log."""
+    async def _answer(self, request: int, work: Awaitable[Position]) -> None:
+        """Tells the client how its request went."""
         try:
-            position = await work
-        except (BusClosed, BadFrame):
-            raise
-        except EventStreamError as error:
-            self._outgoing.say(encode(Failed(request, to_fault(error))))
-        except Exception:
-            logger.exception("a client's request failed")
-            fault = Fault("EventStreamError", {"text": "the server failed: see its log"})
-            self._outgoing.say(encode(Failed(request, fault)))
+            self._done(request, await work)
+        except Exception as error:
+            self._failed(request, error)
+
+    def _done(self, request: int, position: Position) -> None:
+        self._outgoing.say(encode(Done(request, position.epoch, position.index)))
+
+    def _failed(self, request: int, error: Exception) -> None:
+        """Whatever is not the client's fault stays in our log."""
+        if isinstance(error, BusClosed | BadFrame):
+            raise error
+        if isinstance(error, EventStreamError):
+            fault = to_fault(error)
         else:
-            self._outgoing.say(encode(Done(request, position.epoch, position.index)))
+            logger.error("a client's request failed", exc_info=error)
+            fault = Fault("EventStreamError", {"text": "the server failed: see its log"})
+        self._outgoing.say(encode(Failed(request, fault)))
+
+    async def _take(self, message: Publish) -> None:
+        try:
+            outcome = await self._publish(message)
+            if isinstance(outcome, Position):
+                self._done(message.request, outcome)
+                return
+        except Exception as error:
+            self._failed(message.request, error)
+        else:
+            await self._line.add(message.request, outcome, self._tasks)
+
+    async def _answer_in_line(self, request: int, work: Awaitable[Position]) -> None:
+        try:
+            await self._answer(request, work)
+        except BusClosed:
+            self.part(COME_AGAIN)
 
     def _open(self, message: OpenTopic) -> None:
         if len(self._topics) >= self._house.limits.topics and message.topic not in self._topics:
@@ -386,7 +414,7 @@ class Connection:
         finally:
             del self._feedings[number]
 
-    async def _publish(self, message: Publish) -> Position:
+    async def _publish(self, message: Publish) -> Position | Pending:
         shelf = self._shelf(message.topic)
         topic, codec, bus = shelf.topic, shelf.codec, self._house.bus
         if message.form != "many" and len(message.entries) != 1:
@@ -407,9 +435,7 @@ class Connection:
         given = None if topic.key is not None or not message.entries else message.entries[0][0]
         if message.form == "one":
             [payload] = payloads
-            if bus.can_nowait:  # without a turn of the loop for each, a chunk of publishes is answered in one piece
-                return bus.publish_nowait(topic, payload, key=given, expect=message.expect, **terms)
-            return await bus.publish(topic, payload, key=given, expect=message.expect, **terms)
+            return await submit(bus, topic, payload, key=given, expect=message.expect, **terms)
         return await bus.publish_many(topic, payloads, key=given, **terms)
 
     def _check_known(self, topic: Topic[Any], message: Publish) -> None:
@@ -429,7 +455,7 @@ class Connection:
             self._check("refresh", topic.name, None)
             return await self._house.bus.refresh(topic)
         self._check("subscribe", topic.name, None)
-        return self._house.bus.head(topic)
+        return await self._house.bus.head(topic)
 
     def _list(self, message: ListTopics) -> None:
         topics = {}

@@ -7,6 +7,7 @@ along, and who comes while a compacted topic's state is still being loaded from 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -24,6 +25,8 @@ from .splice import Extent, FromSnapshot, Lost, Reread, Resume, plan
 
 __all__ = ("SnapshotOptions", "TopicOpening")
 
+
+logger: Final = logging.getLogger("eventstream.snapshots")
 
 WORTH_A_TAIL: Final = 128  # live events: to read as many takes microseconds, to run a source maybe seconds
 
@@ -199,6 +202,7 @@ class TopicOpening:
             return  # refreshed meanwhile: all who waited were told
         awaited, self._awaited = self._awaited, {}
         if state is None:
+            logger.warning("the state of topic %r cannot be read", self._live.topic.name, exc_info=error)
             for key, snapshot in awaited.items():
                 detail = "the log could not be read"
                 failure = SnapshotFailed(self._live.topic.name, key, "raised", detail)

@@ -74,7 +74,7 @@ Check: TypeAlias = Callable[[Rig], Awaitable[None]]
 
 async def read(bus: EventBus, topic: Topic[Any], after: Any = EARLIEST, *, key: str | None = None) -> list[Event[Any]]:
     """All events after a position, up to the head, without those of other keys."""
-    head = bus.head(topic)
+    head = await bus.head(topic)
     found: list[Event[Any]] = []
     async with bus.subscribe(topic, after=after, key=key) as subscription:
         reading = subscription.frames()
@@ -99,7 +99,7 @@ async def order(rig: Rig) -> None:
     async with await rig.bus() as bus, bus.subscribe(topic) as live:
         positions = [await bus.publish(topic, {"n": n}, headers={"h": str(n)}) for n in range(50)]
         rig.equal([position.index for position in positions], list(range(1, 51)), "the indexes of publishes")
-        rig.equal({position.epoch for position in positions}, {bus.head(topic).epoch}, "their epochs")
+        rig.equal({position.epoch for position in positions}, {(await bus.head(topic)).epoch}, "their epochs")
         events = await read(bus, topic)
         rig.equal(numbers(events), list(range(50)), "what is read from the earliest")
         rig.equal([dict(event.headers) for event in events], [{"h": str(n)} for n in range(50)], "the headers")
@@ -112,7 +112,7 @@ async def resume(rig: Rig) -> None:
     async with await rig.bus() as bus:
         for n in range(20):
             await bus.publish(topic, {"n": n})
-        head = bus.head(topic)
+        head = await bus.head(topic)
         for index in (0, 1, 7, 19):
             rig.equal(numbers(await read(bus, topic, Position(head.epoch, index))), list(range(index, 20)), f"{index}")
         for position in (Position("anotherepoch", 5), Position(head.epoch, 21)):
@@ -183,10 +183,10 @@ async def compaction(rig: Rig) -> None:
             await bus.publish(topic, {"k": f"k{n % 4}", "n": n})
         await bus.delete(topic, "k1")
         async with bus.view(topic) as view:
-            await view.reached(bus.head(topic))
+            await view.reached(await bus.head(topic))
             rig.equal({key: value["n"] for key, value in view.items()}, {"k0": 28, "k2": 26, "k3": 27}, "the state")
         rig.equal(numbers(await read(bus, topic))[-1], None, "the tombstone's payload")
-        await bus.publish(topic, {"k": "k1", "n": 31}, expect=bus.head(topic).index)
+        await bus.publish(topic, {"k": "k1", "n": 31}, expect=(await bus.head(topic)).index)
 
 
 async def keys(rig: Rig) -> None:
@@ -244,7 +244,7 @@ async def floor(rig: Rig) -> None:
 
 async def check_floor(rig: Rig, bus: EventBus, topic: Topic[Any]) -> None:
     """The floor, as the statistics tell it, and what can be read."""
-    head = bus.head(topic)
+    head = await bus.head(topic)
     while True:
         lowest = bus.statistics().topics[topic.name].floor
         try:
@@ -274,7 +274,7 @@ async def retention(rig: Rig) -> None:
             if n > PATIENCE // 20:
                 raise CheckFailed(rig.name, f"nothing was trimmed after {PATIENCE} events")
         async with bus.view(topic) as view:
-            await view.reached(bus.head(topic))
+            await view.reached(await bus.head(topic))
             rig.equal(view["old"]["n"], -1, "a key whose event is older than all that is retained")
 
 
@@ -287,9 +287,9 @@ async def restart(rig: Rig) -> None:
             await bus.publish(topic, {"k": "b", "n": n})
             await bus.publish(compacted, {"k": f"k{n % 7}", "n": n})
         await bus.delete(compacted, "k3")
-        heads = bus.head(topic), bus.head(compacted)
+        heads = await bus.head(topic), await bus.head(compacted)
     async with await rig.bus() as bus:
-        rig.equal((bus.head(topic), bus.head(compacted)), heads, "the heads")
+        rig.equal((await bus.head(topic), await bus.head(compacted)), heads, "the heads")
         saved = Position(heads[0].epoch, 150)
         rig.equal(numbers(await read(bus, topic, saved)), list(range(150, 200)), "what follows a saved position")
         rig.equal(numbers(await read(bus, topic)), list(range(200)), "what is read from the earliest")
@@ -301,7 +301,7 @@ async def restart(rig: Rig) -> None:
         rig.equal(await bus.publish(topic, {"k": "a", "n": 1}, id="one"), first, "the position of an id")
         await bus.publish(topic, {"k": "a", "n": 200}, expect=first.index)
         await rig.raises(Conflict, bus.publish(compacted, {"k": "k0", "n": 0}, expect=0), "an expectation")
-        rig.equal(bus.head(topic).index, heads[0].index + 1, "the next index")
+        rig.equal((await bus.head(topic)).index, heads[0].index + 1, "the next index")
 
 
 async def forgetting(rig: Rig) -> None:
@@ -310,7 +310,7 @@ async def forgetting(rig: Rig) -> None:
     async with await rig.bus() as bus:
         old = await bus.publish(topic, {"n": 0})
     async with await rig.bus() as bus:
-        if bus.head(topic).epoch == old.epoch:
+        if (await bus.head(topic)).epoch == old.epoch:
             raise CheckFailed(rig.name, "the epoch stayed, and the events are gone")
         await rig.raises(PositionLost, bus.subscribe(topic, after=old).receive(), "resume from before the restart")
 

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
+from os import PathLike, fspath
 from random import Random, SystemRandom
 from typing import Any, Final, TypeVar
 
@@ -55,7 +56,7 @@ class SQLiteLog:
 
     def __init__(
         self,
-        path: str,
+        path: str | PathLike[str],
         *,
         durability: Durability = "power",
         retention: Retention = DEFAULT,
@@ -67,7 +68,7 @@ class SQLiteLog:
     ) -> None:
         if durability not in ("power", "process"):
             raise ValueError(f"durability must be 'power' or 'process', not {durability!r}")
-        self._path = str(path)
+        self._path = fspath(path)
         self._durability: Durability = durability
         self._retention = retention
         self._retentions = dict(topics or {})
@@ -148,14 +149,22 @@ class SQLiteLog:
             LogFull: if there is no room for it; nothing was appended.
             LogFailed: if the disk fails.
         """
+        job = await self.submit(live, entries, terms)
+        return await job.wait()
+
+    async def submit(self, live: LiveTopic, entries: Entries, terms: Terms | None = None) -> Append:
+        """As `append`, but returns when the batch has its place in the order; `wait` for it then.
+
+        Not a checkpoint, unless too much is on its way.
+        """
         writer = self._running()
         name = live.topic.name
         encode = self._codecs[name].encode_payload
         headers = None if terms is None else pack_headers(name, terms.headers)
         publish = Publish(entries, [encode(payload) for _, payload in entries], headers, terms, self._clock())
         job = Append(live, publish)
-        await writer.append(job)
-        return Position(job.life.epoch, job.index)
+        await writer.submit(job)
+        return job
 
     def remembers(self, live: LiveTopic) -> float:
         """The window, or less if ids have come so fast that there was no room for all of them."""

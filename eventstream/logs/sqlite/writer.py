@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from ...errors import EventStreamError
-from ...events import NO_HEADERS, Event
+from ...events import NO_HEADERS, Event, Position
 from ...topics import AnyEvent, LiveTopic, Lot, Waker
 from .faults import fault
 from .life import Life
@@ -72,7 +72,7 @@ class Job:
 class Append(Job):
     """A publish."""
 
-    __slots__ = ("index", "is_new", "life", "live", "publish")
+    __slots__ = ("finished", "index", "is_new", "life", "live", "publish")
 
     life: Life
 
@@ -81,8 +81,17 @@ class Append(Job):
         self.publish: Publish = publish
         self.index: int = 0
         self.is_new: bool = False
+        self.finished: bool = False
         self.once: Any = None
         self.error: BaseException | None = None
+
+    async def wait(self) -> Position:
+        """Until it is delivered (see `Pending`)."""
+        if not self.finished:
+            await self.once
+        if self.error is not None:
+            raise self.error
+        return Position(self.life.epoch, self.index)
 
     def deliver(self) -> None:
         """Appends what is committed now."""
@@ -152,8 +161,8 @@ class Writer:
         if job.error is not None:
             raise job.error
 
-    async def append(self, job: Append) -> None:
-        """As `wait_for`, for a publish; waits before that if too much is on its way."""
+    async def submit(self, job: Append) -> None:
+        """Asks for a publish; waits before that if too much is on its way."""
         size = job.publish.size
         while self._queued >= QUEUED or (self._queued and self._queued_bytes + size > QUEUED_BYTES):
             spot = self._waker.spot(job)
@@ -161,11 +170,8 @@ class Writer:
             await spot
         self._queued += 1
         self._queued_bytes += size
-        once = job.once = self._waker.once()  # as in `wait_for`, without another coroutine on the way
+        job.once = self._waker.once()
         self._queue.put(job)
-        await once
-        if job.error is not None:
-            raise job.error
 
     def _deliver(self) -> None:
         self._told = False
@@ -175,6 +181,7 @@ class Writer:
                 if isinstance(job, Append):
                     self._queued -= 1
                     self._queued_bytes -= job.publish.size
+                    job.finished = True
                 self._finish(job)
         self._room.wake()
 

@@ -435,7 +435,7 @@ class _Run:
     def _has_all(self, reader: Reader) -> bool:
         """Whether a reader has what the others said last; of a filtered one, or after a snapshot, only its position."""
         assert self.bus is not None
-        head = self.bus.head(reader.topic)
+        head = self.bus.statistics().topics[reader.topic.name].head
         records = [record for record in self.truth.of(reader.topic.name, head.epoch) if reader.passes(record[1])]
         position = reader.position
         return not records or (
