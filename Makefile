@@ -12,7 +12,7 @@ demo: $(VENV)/.cli
 test: $(VENV)/.test
 	$(BIN)/pytest $(ARGS)
 
-check: format lint types contracts cover wheel
+check: format lint types contracts test cover wheel
 
 format: $(VENV)/.check
 	$(BIN)/ruff format --check .
@@ -30,7 +30,7 @@ contracts: $(VENV)/.check
 
 cover: $(VENV)/.test
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest -m "not long" $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/python tests/coverage_floor.py
 

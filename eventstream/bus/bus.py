@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..errors import BusClosed, NotAuthorized, NotCompacted, NowaitUnsupported, TopicConflict
 from ..events import Earliest, Event, Position, Topic, check_name
@@ -271,7 +271,8 @@ class EventBus:
         return await self._log.refresh(room.live)
 
     async def _append(self, room: Room, entries: Entries, terms: Terms | None) -> Position:
-        await checkpoint()  # before, not after: what is cancelled here was not published
+        # Before, not after: what is cancelled here was not published.
+        await (checkpoint_if_cancelled() if self._nowait is None else checkpoint())  # one that waits is one by itself
         return await self._log.append(room.live, entries, terms)
 
     # Reading.

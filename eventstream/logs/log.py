@@ -50,7 +50,7 @@ class Log(Protocol):
         """Begins the life of a topic that the bus has not used before: `live.begin(epoch, head)`."""
 
     async def append(self, live: LiveTopic, entries: Entries, terms: Terms | None = None) -> Position:
-        """Commits, then appends to `live`.
+        """Commits, then appends to `live`. A checkpoint, unless the log is a `NowaitLog` too.
 
         Returns:
             The position of the batch; for an `id` that was committed before, the position it had then.

@@ -33,6 +33,7 @@ MOST_PUBLISHES: Final = 1024  # in one transaction: some milliseconds of work, w
 MOST_BYTES: Final = 4 << 20  # of payloads in one transaction
 QUEUED: Final = 8192  # publishes on their way: as much as is written in a tenth of a second
 QUEUED_BYTES: Final = 64 << 20
+TENDED: Final = 256  # publishes between two looks while there is no rest: a look keeps the loop waiting for its lock
 IDLE_SECONDS: Final = 1.0  # between two looks at what else is to be done
 
 logger: Final = logging.getLogger("eventstream.logs")
@@ -199,6 +200,7 @@ class Writer:
     def _run(self) -> None:
         queue = self._queue
         held: Job | None = None
+        untended: list[Append] = []
         while True:
             job = held or self._next()
             held = None
@@ -221,7 +223,10 @@ class Writer:
                 group.append(following)
                 size += following.publish.size
             self._commit(group)
-            self._tend_safely({job.life for job in group})
+            untended += group
+            if len(untended) >= TENDED:
+                self._tend_safely({job.life for job in untended})
+                untended = []
 
     def _next(self) -> Job | None:
         try:
