@@ -10,7 +10,7 @@ demo: $(VENV)/.cli
 	$(BIN)/eventstream demo $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses auto $(ARGS)
 
 check: format lint types contracts test cover wheel
 
@@ -30,7 +30,7 @@ contracts: $(VENV)/.check
 
 cover: $(VENV)/.test
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -m "not long" $(ARGS)
+	$(BIN)/coverage run -m pytest --numprocesses auto -m "not unmeasured" $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/python tests/coverage_floor.py
 

@@ -16,7 +16,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
 
 
-@pytest.mark.long
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("section", "row"),
     [

@@ -132,7 +132,7 @@ def check(safe: set[int], events: list[tuple[str, int]], here: list[Entry]) -> N
         assert of_key == sorted(of_key), "out of order"
 
 
-@pytest.mark.long
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_killed_at_any_moment(tmp_path: Path, anyio_backend: str) -> None:
     """It publishes and drains; also the opening, the recovery of the file, and the file's making are interrupted."""

@@ -22,7 +22,7 @@ def simulate(*arguments: str) -> str:
     return result.stdout
 
 
-@pytest.mark.long
+@pytest.mark.unmeasured
 @pytest.mark.timeout(300)
 @pytest.mark.may_block
 @pytest.mark.parametrize(("backend", "first", "seeds"), [("trio", 0, 1000), ("asyncio", 1000, 1000)])

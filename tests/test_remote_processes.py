@@ -292,7 +292,7 @@ class Test_a_client_that_is_stopped:
             assert await self.numbers(tail, 199) == list(range(200))
 
 
-@pytest.mark.long
+@pytest.mark.unmeasured
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("options", [(), ("--cut", "0.5")], ids=["quiet", "cut"])
 def test_many_subscribers_for_some_time_lose_nothing(options: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from eventstream.testing.simulate import main
 SEEDS = 500  # of each loop; thousands by hand: python -m eventstream.testing.simulate bus --seeds 20000 --jobs 2
 
 
-@pytest.mark.long
+@pytest.mark.unmeasured
 @pytest.mark.timeout(1800)
 @pytest.mark.may_block  # what is simulated opens no socket; and processes are waited for
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])

@@ -748,6 +748,7 @@ class Test_revoke:
 
 
 class Test_what_it_weighs:
+    @pytest.mark.unmeasured
     @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio's own task takes more than the bound
     @pytest.mark.parametrize("by_batches", [False, True])
     async def test_while_it_waits_less_than_2_KiB_with_its_task(self, bus: EventBus, by_batches: bool) -> None:
