@@ -11,7 +11,7 @@ from functools import partial
 
 import anyio
 import pytest
-from anyio import BusyResourceError, ClosedResourceError, EndOfStream
+from anyio import BusyResourceError, ClosedResourceError, EndOfStream, WouldBlock
 from anyio.abc import SocketAttribute
 from pipe_support import (
     Meeting,
@@ -87,6 +87,29 @@ async def test_receive_gives_at_most_what_was_asked(place: Place) -> None:
         ]
         with pytest.raises(ValueError, match="max_bytes"):
             await served.receive(0)
+
+
+@everywhere()
+async def test_what_has_come_is_received_without_waiting(place: Place) -> None:
+    """`unread` tells how much that is; with nothing there `receive_nowait` does not wait, and at the end says so."""
+    async with place.pair() as (client, served):
+        assert served.unread == 0
+        with pytest.raises(WouldBlock):
+            served.receive_nowait()
+        await client.send(b"0123456789")
+        await client.drain()
+        assert served.unread == 10
+        assert served.receive_nowait(4) == b"0123"
+        assert served.unread == 6
+        assert served.receive_nowait() == b"456789"
+        with pytest.raises(ValueError, match="max_bytes"):
+            served.receive_nowait(0)
+        await client.send_eof()
+        with pytest.raises(EndOfStream):
+            await served.receive()
+        with pytest.raises(EndOfStream):
+            served.receive_nowait()
+        assert served.unread == 0
 
 
 @everywhere()
