@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ X_OPEN, X_WRITE, X_SYNC, Z_NAME = 40, 24, 40, 24  # where in them
 Open = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 Write = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64)
 Sync = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+
+FAILURES = [("write", 10 | 3 << 8), ("write", 13), ("sync", 10 | 4 << 8)]  # with SQLite's codes; 13: the disk is full
+EVERY = int(os.environ.get("EVENTSTREAM_EVERY", "6"))  # of the operations of a test fails every so many
 
 _kept: list[Any] = []  # what the library refers to
 _methods: dict[int, Any] = {}
@@ -98,7 +102,27 @@ def _pointer(address: int) -> ctypes.c_void_p:
     return ctypes.c_void_p.from_address(address)
 
 
-def connect(path: str) -> sqlite3.Connection:
-    """As the log's own, on this disk."""
+def connect(path: str | Path, **options: Any) -> sqlite3.Connection:
+    """As `sqlite3.connect` does, on this disk."""
     uri = f"{Path(path).absolute().as_uri()}?vfs={NAME.decode()}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(uri, uri=True, **{"isolation_level": None, "check_same_thread": False} | options)
+
+
+class Disk:
+    """Fails at one operation, by its number, and maybe at all that follow, until it is repaired."""
+
+    def __init__(self, at: int, code: int, kind: str, *, for_good: bool) -> None:
+        self.at = at
+        self.code = code
+        self.kind = kind
+        self.for_good = for_good
+        self.count = 0
+
+    def fails(self, kind: str) -> int:
+        if kind != self.kind:
+            return 0
+        self.count += 1
+        return self.code if self.count == self.at or (self.for_good and self.count > self.at > 0) else 0
+
+    def repair(self) -> None:
+        self.at = -1

@@ -5,7 +5,6 @@ Of the writes every sixth, for want of time; all with EVENTSTREAM_EVERY=1.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import anyio
@@ -16,47 +15,23 @@ from eventstream import EARLIEST, EventBus, LogError, LogFailed, LogFull, SQLite
 from eventstream.logs.sqlite.upkeep import verify
 
 words = Topic("words", str, retain=2)
-FULL, IO_WRITE, IO_SYNC = 13, 10 | 3 << 8, 10 | 4 << 8
-
-EVERY = int(os.environ.get("EVENTSTREAM_EVERY", "6"))
-
 pytestmark = [
     pytest.mark.skipif(not sqlite_vfs.available(), reason="sqlite3 has a library of its own inside"),
     pytest.mark.may_block,
 ]
 
 
-class Disk:
-    """Fails at one operation, by its number, and maybe at all that follow, until it is repaired."""
-
-    def __init__(self, at: int, code: int, kind: str, *, for_good: bool) -> None:
-        self.at = at
-        self.code = code
-        self.kind = kind
-        self.for_good = for_good
-        self.count = 0
-
-    def fails(self, kind: str) -> int:
-        if kind != self.kind:
-            return 0
-        self.count += 1
-        return self.code if self.count == self.at or (self.for_good and self.count > self.at > 0) else 0
-
-    def repair(self) -> None:
-        self.at = -1
-
-
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 @pytest.mark.parametrize("for_good", [False, True])
-@pytest.mark.parametrize(("kind", "code"), [("write", IO_WRITE), ("write", FULL), ("sync", IO_SYNC)])
+@pytest.mark.parametrize(("kind", "code"), sqlite_vfs.FAILURES)
 async def test_each_operation_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, code: int, for_good: bool
 ) -> None:
     sqlite_vfs.install()
     failed = 0
-    for at in range(1, 200, EVERY):
-        disk = Disk(at, code, kind, for_good=for_good)
+    for at in range(1, 200, sqlite_vfs.EVERY):
+        disk = sqlite_vfs.Disk(at, code, kind, for_good=for_good)
         monkeypatch.setattr(sqlite_vfs, "fails", disk.fails)
         failed += await run(str(tmp_path / f"{at}.db"), disk)
         if disk.count < at:
@@ -65,7 +40,7 @@ async def test_each_operation_in_turn(
     assert failed > 0
 
 
-async def run(path: str, disk: Disk) -> int:
+async def run(path: str, disk: sqlite_vfs.Disk) -> int:
     """Publishes on a disk that fails, has it repaired, publishes more; returns how many publishes failed."""
     acknowledged: list[str] = []
     unsure: list[str] = []
