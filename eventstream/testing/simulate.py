@@ -10,13 +10,14 @@ its order: so this sets it to 0 for itself and its processes, unless it is set.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import sys
 import time
 import traceback
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Final, Literal
 
@@ -36,17 +37,30 @@ def play_seed(name: str, backend: Backend, verbose: bool, seed: int) -> Outcome:
     scenario = find_scenario(name)
     trace: list[str] = []
     try:
-        run_simulated(
-            scenario.play,
-            seed,
-            trace.append if verbose else _ignore,
-            seed=seed,
-            backend=backend,
-            limit=scenario.limit,
-        )
+        with _unlogged():
+            run_simulated(
+                scenario.play,
+                seed,
+                trace.append if verbose else _ignore,
+                seed=seed,
+                backend=backend,
+                limit=scenario.limit,
+            )
     except Exception:
         return Outcome(seed, traceback.format_exc(), trace)
     return Outcome(seed, None, trace)
+
+
+@contextmanager
+def _unlogged() -> Generator[None, None, None]:
+    """What goes wrong here does so on purpose: it is in the trace, and no warning to anybody."""
+    logger = logging.getLogger("eventstream")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
