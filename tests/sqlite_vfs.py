@@ -10,8 +10,11 @@ import ctypes
 import ctypes.util
 import os
 import sqlite3
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 NAME = b"failing"
 VFS_BYTES = 168  # of the structure sqlite3_vfs, version 3
@@ -126,3 +129,27 @@ class Disk:
 
     def repair(self) -> None:
         self.at = -1
+
+
+async def fail_each(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: Callable[[int], Disk],
+    play: Callable[[Path, Disk], Awaitable[int]],
+) -> None:
+    """Plays on disks that fail at their first operation, then later and later, until there is none left to fail.
+
+    Args:
+        failing: Makes the disk that fails at an operation.
+        play: Uses a file on it; returns how many calls failed.
+    """
+    install()
+    failed, at = 0, 1
+    while True:
+        disk = failing(at)
+        monkeypatch.setattr("sqlite_vfs.fails", disk.fails)
+        failed += await play(folder / f"{at}.db", disk)
+        if disk.count < at:
+            break
+        at += EVERY
+    assert failed > 0

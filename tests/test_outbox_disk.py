@@ -31,16 +31,9 @@ QUICK = Sending(retry=Retry(first=0.001, cap=0.001))
 async def test_each_operation_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, code: int, for_good: bool
 ) -> None:
-    sqlite_vfs.install()
-    failed = 0
-    for at in range(1, 400, sqlite_vfs.EVERY):
-        disk = sqlite_vfs.Disk(at, code, kind, for_good=for_good)
-        monkeypatch.setattr(sqlite_vfs, "fails", disk.fails)
-        failed += await play(tmp_path / f"{at}.db", disk)
-        if disk.count < at:
-            break
-    assert disk.count < at  # so there was one to fail for each
-    assert failed > 0
+    await sqlite_vfs.fail_each(
+        tmp_path, monkeypatch, lambda at: sqlite_vfs.Disk(at, code, kind, for_good=for_good), play
+    )
 
 
 async def play(path: Path, disk: sqlite_vfs.Disk) -> int:
