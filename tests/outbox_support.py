@@ -14,7 +14,7 @@ from anyio import current_time
 from eventstream import Conflict, NotAuthorized, Position, Topic
 from eventstream.errors import EventStreamError, OutcomeUnknown
 from eventstream.outbox import Outbox
-from eventstream.outbox.file import failure, open_file, read_all
+from eventstream.outbox.file import close_file, failure, open_file, read_all
 from eventstream.outbox.writer import Writer, _in_transaction, _Request
 
 __all__ = ("START", "FailingBus", "InlineWriter", "notes", "wall")
@@ -39,7 +39,7 @@ class InlineWriter(Writer):
         try:
             return read_all(self._connection, self._path)
         except BaseException:
-            self._connection.close()
+            close_file(self._connection)
             raise
 
     def insert(self, row: tuple[Any, ...], then: Callable[..., None]) -> None:
@@ -59,7 +59,7 @@ class InlineWriter(Writer):
 
     async def aclose(self) -> None:
         if hasattr(self, "_connection"):
-            self._connection.close()
+            close_file(self._connection)
 
 
 class FailingBus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sqlite3
 import stat
@@ -56,6 +57,23 @@ async def test_one_outbox_at_a_time(path: Path) -> None:
         assert "another process has it" in str(error)
     async with Outbox(path):
         pass
+
+
+async def test_who_is_refused_does_not_take_the_lock_away(path: Path) -> None:
+    """A process that closes any descriptor of a file loses all its locks on it: who looked and left let others in."""
+    other = path.with_name("other")
+    async with Outbox(path):
+        os.link(path, other)
+        for name in (path, other):
+            assert (await refusal(name)).why == "busy"
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        ) as process:
+            try:
+                assert process.stdout is not None and process.stdout.readline() == b""
+                assert process.stderr is not None and b"OutboxUnusable" in process.stderr.read()
+            finally:
+                process.kill()
 
 
 HOLD = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ from eventstream import (
     Topic,
 )
 from eventstream.logs.sqlite.file import connect
+from eventstream.logs.sqlite.upkeep import info
 from support import Price
 
 words = Topic("words", str, retain=4)
@@ -41,6 +43,22 @@ async def main():
         await bus.publish(Topic("words", str), "theirs")
         print("ready", flush=True)
         await anyio.sleep_forever()
+anyio.run(main)
+"""
+
+FORK = """
+import os, sys, anyio
+from eventstream import EventBus, SQLiteLog
+async def main():
+    async with EventBus(SQLiteLog(sys.argv[1])):
+        done = os.pipe()
+        if not (child := os.fork()):
+            os.read(done[0], 1)
+            os._exit(0)
+    async with EventBus(SQLiteLog(sys.argv[1])):
+        print("opened again", flush=True)
+    os.write(done[1], b"x")
+    os.waitpid(child, 0)
 anyio.run(main)
 """
 
@@ -106,6 +124,64 @@ class Test_one_owner:
             child.wait()
             child.stdout.close()
         assert await payloads(path) == ["theirs"]
+
+    async def test_it_is_the_file_that_has_an_owner_whatever_its_path(self, path: str) -> None:
+        link = f"{path}.link"
+        os.symlink(path, link)
+        await fill(path)  # all of it is in the file itself, where a second owner would find nothing missing
+        async with EventBus(SQLiteLog(path)) as bus:
+            with pytest.raises(LogInUse):
+                async with EventBus(SQLiteLog(link)):
+                    pass
+            assert (await bus.publish(words, "a")).index == 52
+        async with EventBus(SQLiteLog(link)) as bus:
+            assert (await bus.head(words)).index == 52
+
+    async def test_a_relative_path_stays_the_same_file(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Readers open it later than the owner does: the program may be in another directory by then."""
+        await fill(path)
+        monkeypatch.chdir(Path(path).parent)
+        async with EventBus(SQLiteLog("events.db")) as bus:
+            monkeypatch.chdir("/")
+            async with bus.subscribe(words, after=EARLIEST) as subscription:
+                assert (await subscription.receive()).payload == "0"
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+    @pytest.mark.may_block
+    async def test_a_child_that_was_forked_does_not_keep_it_when_it_is_closed(self, path: str) -> None:
+        """The child has the lock's descriptor too, for as long as it lives."""
+        program = subprocess.run([sys.executable, "-c", FORK, path], capture_output=True, text=True, timeout=60)
+        assert (program.stdout, program.stderr) == ("opened again\n", "")
+
+    async def test_only_its_owner_can_read_what_it_made(self, path: str) -> None:
+        before = os.umask(0)
+        try:
+            async with EventBus(SQLiteLog(path)) as bus:
+                await bus.publish(words, "private")
+                modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in Path(path).parent.iterdir()}
+        finally:
+            os.umask(before)
+        assert len(modes) == 4
+        assert set(modes.values()) == {0o600}, modes
+
+    async def test_who_may_read_a_file_that_exists_is_not_changed(self, path: str) -> None:
+        await fill(path)
+        os.chmod(path, 0o640)
+        await fill(path)
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o640
+
+    async def test_looking_at_it_from_within_leaves_it_its_locks(self, path: str) -> None:
+        """A process that closes any descriptor of a file loses all its locks on it. Another that then opened and closed
+        the log took itself for the last one, and removed the write-ahead file from under the owner: what was published
+        afterwards was nowhere."""
+        async with EventBus(SQLiteLog(path)) as bus:
+            await bus.publish(words, "a")
+            await to_thread.run_sync(info, path)
+            look = f"import sqlite3; sqlite3.connect({path!r}).execute('SELECT * FROM lives').fetchall()"
+            await to_thread.run_sync(lambda: subprocess.run([sys.executable, "-c", look], check=True, timeout=60))
+            assert os.path.exists(f"{path}-wal")
+            await bus.publish(words, "b")
+        assert await payloads(path) == ["a", "b"]
 
     async def test_a_log_that_cannot_be_opened_does_not_keep_the_lock(self, path: str) -> None:
         Path(path).write_text("no log, but long enough to be looked at: " * 10)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from sqlite_support import failing
+from anyio import wait_all_tasks_blocked
+from sqlite_support import Failing, failing, failure
 
-from eventstream import EventBus, LogFailed, Retention, SQLiteLog, Topic
+from eventstream import BusClosed, EventBus, LogFailed, Retention, SQLiteLog, Topic
 from eventstream.logs.sqlite import writer
+from eventstream.logs.sqlite.file import connect
 from eventstream.logs.sqlite.store import Store
 from eventstream.logs.sqlite.trimming import Trimming
 
@@ -124,3 +127,132 @@ async def test_what_is_committed_when_the_bus_is_left_is_in_the_file(path: Path)
                 tasks.start_soon(bus.publish, words, "a")
     async with EventBus(SQLiteLog(path)) as bus:
         assert (await bus.head(words)).index == 10
+
+
+async def test_a_bug_of_one_publish_is_not_that_of_those_beside_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publishes that share a transaction share nothing else. All of them were refused with the error of one."""
+    append = Store.append
+
+    def fail(self: Store, life: Any, publish: Any) -> int:
+        if publish.entries[0][1] == "5":
+            raise RuntimeError("a bug")
+        return append(self, life, publish)
+
+    monkeypatch.setattr(Store, "append", fail)
+    monkeypatch.setattr(writer, "TENDED", 1)
+    failed: list[str] = []
+    async with EventBus(SQLiteLog(path)) as bus:
+
+        async def publish(word: str) -> None:
+            try:
+                await bus.publish(words, word)
+            except RuntimeError:
+                failed.append(word)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(10):
+                tasks.start_soon(publish, str(number))
+        assert failed == ["5"]
+        assert (await bus.publish(words, "more")).index == 10
+
+
+async def test_a_job_that_cannot_be_rolled_back_neither_ends_the_writer_nor_is_committed_with_the_next(
+    path: Path,
+) -> None:
+    """A refresh that failed half way had ended the topic's life in the open transaction: the next publish committed it,
+    and after a restart the history was gone."""
+    armed = False
+
+    def fails(sql: str) -> str | None:
+        return "write" if armed and (sql.startswith("CREATE TABLE") or sql == "ROLLBACK") else None
+
+    log = SQLiteLog(path, connect=failing(fails))
+    async with EventBus(log) as bus:
+        epoch = (await bus.publish(words, "a")).epoch
+        armed = True
+        with pytest.raises(LogFailed), anyio.fail_after(5):
+            await bus.refresh(words)
+        armed = False
+        with anyio.fail_after(5):
+            assert (await bus.publish(words, "b")).index == 2
+    async with EventBus(SQLiteLog(path)) as bus:
+        head = await bus.head(words)
+        assert (head.epoch, head.index) == (epoch, 2)
+
+
+async def test_who_waits_for_room_when_the_log_is_closed_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was put behind the end was never written, and whoever waited for it waited for ever."""
+    monkeypatch.setattr(writer, "QUEUED", 2)
+    told: list[str] = []
+
+    async with anyio.create_task_group() as tasks:
+        async with EventBus(SQLiteLog(path)) as bus:
+
+            async def publish() -> None:
+                try:
+                    await bus.publish(words, "a")
+                    told.append("committed")
+                except BusClosed:
+                    told.append("closed")
+
+            for _ in range(20):
+                tasks.start_soon(publish)
+            await wait_all_tasks_blocked()
+        with anyio.fail_after(5):
+            while len(told) < 20:
+                await anyio.lowlevel.checkpoint()
+    async with EventBus(SQLiteLog(path)) as bus:
+        assert (await bus.head(words)).index == told.count("committed")
+
+
+async def test_a_reader_that_is_reading_when_the_log_is_closed_keeps_nothing_open(path: Path) -> None:
+    """Its connection was put back into a list that nobody looked at any more."""
+    begun, go_on = threading.Event(), threading.Event()
+    log = SQLiteLog(path)
+    kept: list[sqlite3.Connection] = []
+
+    def read(connection: sqlite3.Connection) -> int:
+        kept.append(connection)
+        begun.set()
+        go_on.wait(10)
+        found: int = connection.execute("SELECT count(*) FROM lives").fetchone()[0]
+        return found
+
+    async with anyio.create_task_group() as tasks:
+        async with EventBus(log) as bus:
+            await bus.publish(words, "a")
+            tasks.start_soon(log.read, read)
+            await anyio.to_thread.run_sync(begun.wait)
+        go_on.set()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        kept[0].execute("SELECT 1")
+    with pytest.raises(BusClosed):
+        await log.read(read)
+
+
+async def test_closing_closes_everything_whatever_fails(path: Path) -> None:
+    class Stubborn(Failing):
+        def close(self) -> None:
+            self._connection.close()
+            raise failure("write")
+
+    made: list[Any] = []
+
+    def open_stubborn(path: str) -> Any:
+        made.append(Stubborn(connect(path), lambda _: None))
+        return made[-1]
+
+    log = SQLiteLog(path, connect=open_stubborn)
+    with pytest.raises(LogFailed):
+        async with EventBus(log) as bus:
+            await bus.publish(words, "a")
+            await log.read(lambda connection: None)
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(log.read, lambda connection: connection.execute("SELECT 1").fetchone())
+    assert len(made) > 1
+    for one in made:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            one.execute("SELECT 1")
+    async with EventBus(SQLiteLog(path)) as bus:
+        assert (await bus.head(words)).index == 1

@@ -10,6 +10,9 @@ against a second process; the system takes it away from a process that dies. The
 linked into its place, so that under its own name there is never half a one, and a foreign one is never touched: it
 is told by its first bytes, before SQLite opens it.
 
+On Unix that lock goes when *any* descriptor of the file is closed by its process: one who looked at the first bytes of a
+file that this process has would take it away, and let another process in. So each process knows its own files.
+
 An entry carries a checksum, because SQLite notices a damaged page only where its structure is damaged.
 
 Rejected: one row for all of an entry (to note an attempt would write its payload again); a file for each entry (a
@@ -25,6 +28,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -33,7 +37,19 @@ from ..errors import NotStored, OutboxUnusable
 from ..events import Topic
 from .lanes import ABOUT, Record
 
-__all__ = ("Connect", "Shape", "Stored", "failure", "insert", "load", "note", "open_file", "read_all", "remove")
+__all__ = (
+    "Connect",
+    "Shape",
+    "Stored",
+    "close_file",
+    "failure",
+    "insert",
+    "load",
+    "note",
+    "open_file",
+    "read_all",
+    "remove",
+)
 
 Connect: TypeAlias = Callable[..., sqlite3.Connection]
 
@@ -107,17 +123,42 @@ class Stored(msgspec.Struct):
 
 # Opening.
 
+_opening: Final = Lock()  # held while a file is opened: what follows holds for several at once, too
+_ours: Final[dict[tuple[int, int], sqlite3.Connection]] = {}  # by device and inode, whatever the path was
+
 
 def open_file(path: Path, connect: Connect) -> sqlite3.Connection:
-    """Opens the file, or makes it.
+    """Opens the file, or makes it; `close_file` it then.
 
     Raises:
         OutboxUnusable: if it cannot be the outbox of this program, now.
         NotStored: if it cannot be made, or the disk fails.
     """
+    with _opening:
+        try:
+            if not path.exists():
+                _make(path, connect)
+            about = path.stat()
+        except (OSError, sqlite3.Error) as error:
+            raise failure(path, error) from error
+        if (about.st_dev, about.st_ino) in _ours:
+            raise OutboxUnusable(str(path), "busy", "it is open in this process")
+        connection = _ours[about.st_dev, about.st_ino] = _open(path, connect)
+        return connection
+
+
+def close_file(connection: sqlite3.Connection) -> None:
+    """Closes it, and lets others have it."""
+    with _opening:
+        try:
+            connection.close()
+        finally:
+            for name in [name for name, one in _ours.items() if one is connection]:
+                del _ours[name]
+
+
+def _open(path: Path, connect: Connect) -> sqlite3.Connection:
     try:
-        if not path.exists():
-            _make(path, connect)
         _check_header(path)
         connection = connect(path, isolation_level=None, check_same_thread=False, timeout=0.0)
     except (OSError, sqlite3.Error) as error:

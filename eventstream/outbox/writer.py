@@ -29,7 +29,7 @@ from anyio import CancelScope, Event
 
 from ..pipes.signal import Signal
 from ..topics import Waker
-from .file import Connect, Stored, failure, insert, open_file, read_all, tidy
+from .file import Connect, Stored, close_file, failure, insert, open_file, read_all, tidy
 
 __all__ = ("Writer",)
 
@@ -131,7 +131,7 @@ class Writer:
             try:
                 self._opening.result = read_all(connection, self._path)
             except BaseException:
-                connection.close()
+                close_file(connection)
                 raise
         except Exception as error:
             self._opening.error = failure(self._path, error)
@@ -144,7 +144,7 @@ class Writer:
             with suppress(sqlite3.Error):  # only space is not given back; closing must go on
                 tidy(connection)
             with suppress(sqlite3.Error):  # all that was promised was committed before
-                connection.close()
+                close_file(connection)
             self._waker.call_soon(self._ended.set)
 
     def _tell_opened(self, *, ended: bool) -> None:

@@ -15,9 +15,10 @@ from typing import Final, Literal, TypeAlias
 from ...errors import LogRefused
 from .faults import fault
 from .life import Life
+from .owner import is_ours
 from .tables import APPLICATION_ID, FORMAT, SCHEMA
 
-__all__ = ("Connect", "Durability", "check", "connect", "load", "open_reading", "open_writing")
+__all__ = ("Connect", "Durability", "check", "connect", "load", "make_private", "open_reading", "open_writing")
 
 Connect: TypeAlias = Callable[[str], sqlite3.Connection]
 Durability: TypeAlias = Literal["power", "process"]
@@ -45,7 +46,11 @@ def open_writing(path: str, connect: Connect, durability: Durability) -> sqlite3
     """
     is_new = _look(path)
     try:
+        if is_new:
+            make_private(path)
         connection = connect(path)
+    except OSError as error:
+        raise LogRefused(path, "unreachable", f"it cannot be made: {error.strerror}") from error
     except sqlite3.Error as error:
         raise LogRefused(path, "unreachable", f"it cannot be opened: {error}") from error
     try:
@@ -61,6 +66,11 @@ def open_writing(path: str, connect: Connect, durability: Durability) -> sqlite3
     except BaseException:
         connection.close()
         raise
+
+
+def make_private(path: str) -> None:
+    """Makes an empty file that only its owner may read. What SQLite makes beside it gets the same rights."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def open_reading(path: str, connect: Connect) -> sqlite3.Connection:
@@ -103,10 +113,13 @@ def load(path: str, connection: sqlite3.Connection) -> tuple[dict[str, Life], li
 def check(path: str) -> None:
     """Looks at a log that may be in use, and changes nothing.
 
+    Not at the bytes of a file that this process has open: SQLite's locks on a file go when any descriptor of it is
+    closed by their process, and then others would take the log for one that nobody uses.
+
     Raises:
         LogRefused: if the file is no log, damaged, or of a later version.
     """
-    if _look(path):
+    if not is_ours(path) and _look(path):
         raise LogRefused(path, "foreign", "this file is empty")
     connection = connect(path)
     try:

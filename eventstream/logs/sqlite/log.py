@@ -6,7 +6,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from os import PathLike, fspath
+from os.path import realpath
 from random import Random, SystemRandom
 from typing import Any, Final, TypeVar
 
@@ -42,7 +44,8 @@ class SQLiteLog:
     Belongs to one bus. All work on the file is done in threads. Many publishers share an fsync.
 
     Args:
-        path: The file; made if it does not exist. Beside it stand `<path>-wal`, `<path>-shm` and `<path>.lock`.
+        path: The file; made if it does not exist, for its owner alone to read. Symbolic links are followed, once. Beside
+            it stand `<path>-wal`, `<path>-shm` and `<path>.lock`.
         durability: `power` (the default): what is acknowledged survives a loss of power. `process`: it survives the
             end of this process, however it comes; the last moments before a loss of power may be missing, never
             anything from the middle.
@@ -85,6 +88,7 @@ class SQLiteLog:
         self._writer: Writer | None = None
         self._trimming: Trimming
         self._tended = 0.0
+        self._borrowing = threading.Lock()  # for the next one, and for whether they are to be closed
         self._connections: list[sqlite3.Connection] = []
         self._limiter: CapacityLimiter
 
@@ -106,6 +110,7 @@ class SQLiteLog:
         self._writer.start()
 
     def _open(self) -> None:
+        self._path = realpath(self._path)  # it stays the same file if the program goes to another directory
         owner = Ownership(self._path)
         try:
             connection = open_writing(self._path, self._connect, self._durability)
@@ -183,8 +188,10 @@ class SQLiteLog:
             with self._attaching:
                 new = self._new_life(name, live.topic.compacted)
             old = store.lives[name]
+            was_stored = old.stored
             store.replace(old, new)
-            self._trimming.ended.append(old.number)
+            if was_stored:
+                self._trimming.ended.append(old.number)
             return new
 
         def begin(life: Life) -> None:
@@ -211,28 +218,28 @@ class SQLiteLog:
     async def aclose(self) -> None:
         """Writes what was published, and closes the file. Idempotent."""
         writer, self._writer = self._writer, None
+        owner, self._owner = self._owner, None
         with anyio.CancelScope(shield=True):
             if writer is not None:
                 writer.stop()
-            if self._owner is not None:
-                await to_thread.run_sync(self._close, writer)
+            if owner is not None:
+                await to_thread.run_sync(self._close, writer, owner)
 
-    def _close(self, writer: Writer | None) -> None:
+    def _close(self, writer: Writer | None, owner: Ownership) -> None:
         try:
-            if writer is not None:
-                writer.join()
-            for connection in self._connections:
-                connection.close()
-            self._connections.clear()
-            if self._store is not None:
-                self._store.connection.close()
+            with ExitStack() as stack:  # whatever fails, everything is closed, and the owner's lock let go at last
+                stack.callback(owner.release)
+                if writer is not None:
+                    writer.join()
+                with self._borrowing:  # who reads at this moment closes its own
+                    store, self._store = self._store, None
+                    connections, self._connections = self._connections, []
+                if store is not None:
+                    stack.callback(store.connection.close)
+                for connection in connections:
+                    stack.callback(connection.close)
         except sqlite3.Error as error:
             raise fault(self._path, error) from error
-        finally:
-            self._store = None
-            owner, self._owner = self._owner, None
-            if owner is not None:
-                owner.release()
 
     # Reading, in worker threads.
 
@@ -245,9 +252,11 @@ class SQLiteLog:
         return await to_thread.run_sync(self._read, read, limiter=self._limiter)
 
     def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            connection = self._connections.pop()
-        except IndexError:
+        with self._borrowing:
+            if self._store is None:
+                raise BusClosed("closed")
+            connection = self._connections.pop() if self._connections else None
+        if connection is None:
             connection = open_reading(self._path, self._connect)
         try:
             result = read(connection)
@@ -257,7 +266,11 @@ class SQLiteLog:
         except BaseException:
             connection.close()
             raise
-        self._connections.append(connection)
+        with self._borrowing:
+            if self._store is not None:
+                self._connections.append(connection)
+                return result
+        connection.close()
         return result
 
     async def settle(self) -> None:

@@ -136,6 +136,8 @@ class Store:
         self.lives[new.topic] = new
 
     def _touch(self, life: Life) -> None:
+        if not self._touched and self.connection.in_transaction:  # one that failed, and could not be rolled back then
+            self.connection.execute("ROLLBACK")
         if life not in self._touched:
             life.begin()
             self._touched[life] = None

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from ...errors import EventStreamError
+from ...errors import BusClosed, EventStreamError
 from ...events import NO_HEADERS, Event, Position
 from ...topics import AnyEvent, LiveTopic, Lot, Waker
 from .faults import fault
@@ -129,6 +129,7 @@ class Writer:
         self._room = Lot(waker)
         self._queued = 0
         self._queued_bytes = 0
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="eventstream log", daemon=True)
 
     def start(self) -> None:
@@ -136,8 +137,10 @@ class Writer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Lets it write what was put, and end. Call `join` in a worker thread then."""
+        """Lets it write what was put, and end. Call `join` in a worker thread then. Who waits for room is refused."""
+        self._stopped = True
         self._queue.put(None)
+        self._room.wake()
 
     def join(self) -> None:
         """Waits for the end."""
@@ -156,6 +159,7 @@ class Writer:
         Raises:
             EventStreamError: what it failed with.
         """
+        self._check_running()
         once = job.once = self._waker.once()
         self._queue.put(job)
         await once
@@ -163,16 +167,25 @@ class Writer:
             raise job.error
 
     async def submit(self, job: Append) -> None:
-        """Asks for a publish; waits before that if too much is on its way."""
+        """Asks for a publish; waits before that if too much is on its way.
+
+        Raises:
+            BusClosed: if the writer was stopped: nothing is put behind the end.
+        """
         size = job.publish.size
         while self._queued >= QUEUED or (self._queued and self._queued_bytes + size > QUEUED_BYTES):
             spot = self._waker.spot(job)
             spot.lot = self._room
             await spot
+        self._check_running()
         self._queued += 1
         self._queued_bytes += size
         job.once = self._waker.once()
         self._queue.put(job)
+
+    def _check_running(self) -> None:
+        if self._stopped:
+            raise BusClosed("closed")
 
     def _deliver(self) -> None:
         self._told = False
@@ -225,7 +238,7 @@ class Writer:
             self._commit(group)
             untended += group
             if len(untended) >= TENDED:
-                self._tend_safely({job.life for job in untended})
+                self._tend_safely({job.life for job in untended if job.error is None})
                 untended = []
 
     def _next(self) -> Job | None:
@@ -244,10 +257,10 @@ class Writer:
         try:
             job.run()
         except sqlite3.Error as error:
-            self._store.rollback()
+            self._roll_back()
             job.error = fault(self._path, error)
         except Exception as error:
-            self._store.rollback()
+            self._roll_back()
             job.error = error
         self._tell([job])
 
@@ -257,18 +270,14 @@ class Writer:
             for job in group:
                 self._take(job)
             store.commit()
-        except sqlite3.Error as error:
+        except Exception as error:
             self._roll_back()
             if len(group) > 1:
                 for job in group:
                     job.error = None
                     self._commit([job])
                 return
-            group[0].error = fault(self._path, error)
-        except Exception as error:
-            self._roll_back()
-            for job in group:
-                job.error = error
+            group[0].error = fault(self._path, error) if isinstance(error, sqlite3.Error) else error
         self._tell(group)
 
     def _take(self, job: Append) -> None:
