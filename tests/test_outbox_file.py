@@ -70,8 +70,10 @@ async def test_who_is_refused_does_not_take_the_lock_away(path: Path) -> None:
             [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
         ) as process:
             try:
-                assert process.stdout is not None and process.stdout.readline() == b""
-                assert process.stderr is not None and b"OutboxUnusable" in process.stderr.read()
+                assert process.stdout is not None
+                assert process.stderr is not None
+                assert process.stdout.readline() == b""
+                assert b"OutboxUnusable" in process.stderr.read()
             finally:
                 process.kill()
 

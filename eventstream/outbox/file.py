@@ -10,8 +10,8 @@ against a second process; the system takes it away from a process that dies. The
 linked into its place, so that under its own name there is never half a one, and a foreign one is never touched: it
 is told by its first bytes, before SQLite opens it.
 
-On Unix that lock goes when *any* descriptor of the file is closed by its process: one who looked at the first bytes of a
-file that this process has would take it away, and let another process in. So each process knows its own files.
+On Unix that lock goes when *any* descriptor of the file is closed by its process: one who looked at the first bytes of
+a file that this process has would take it away, and let another process in. So each process knows its own files.
 
 An entry carries a checksum, because SQLite notices a damaged page only where its structure is damaged.
 

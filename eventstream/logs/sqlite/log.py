@@ -44,8 +44,8 @@ class SQLiteLog:
     Belongs to one bus. All work on the file is done in threads. Many publishers share an fsync.
 
     Args:
-        path: The file; made if it does not exist, for its owner alone to read. Symbolic links are followed, once. Beside
-            it stand `<path>-wal`, `<path>-shm` and `<path>.lock`.
+        path: The file; made if it does not exist, for its owner alone to read. Symbolic links are followed, once.
+            Beside it stand `<path>-wal`, `<path>-shm` and `<path>.lock`.
         durability: `power` (the default): what is acknowledged survives a loss of power. `process`: it survives the
             end of this process, however it comes; the last moments before a loss of power may be missing, never
             anything from the middle.

@@ -4,8 +4,8 @@ The lock is on a file beside the log's (`<path>.lock`), since SQLite needs the l
 operating system lets it go when the process ends, however it ends; so there is no stale lock to be cleaned up, and the
 file that stays behind means nothing. Its text, the owner's process id, is only for the message of who comes second.
 
-It is a file's lock, not a path's: symbolic links are followed first. A process that was forked has the lock's descriptor
-too, so it is let go explicitly: closing ours would leave it with the child.
+It is a file's lock, not a path's: symbolic links are followed first. A process that was forked has the lock's
+descriptor too, so it is let go explicitly: closing ours would leave it with the child.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-
 from typing import Final
 
 from ...errors import LogInUse, LogRefused
