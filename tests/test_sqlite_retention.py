@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import anyio
 import pytest
 
-from eventstream import EARLIEST, Conflict, EventBus, PositionLost, Retention, SQLiteLog, Topic
-from eventstream.logs.sqlite import trimming
+from eventstream import EARLIEST, Conflict, EventBus, InvalidPayload, PositionLost, Retention, SQLiteLog, Topic
+from eventstream.logs.sqlite import store, trimming, writer
+from eventstream.logs.sqlite.file import connect
+from eventstream.logs.sqlite.pages import read_page
 from support import Price
 
 words = Topic("words", str, retain=0)
@@ -264,3 +267,123 @@ class Test_compacted_topics:
             assert (await bus.head(plain)).index == 10
             await log.trim()
             assert [price.bid for price in await earliest(bus, plain)] == [8, 9]
+
+
+def short_of_memory(path: str) -> sqlite3.Connection:
+    """As `connect`; but texts end at 12 MiB, as they do at a billion bytes else."""
+    connection = connect(path)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 12 << 20)
+    return connection
+
+
+@pytest.mark.usefixtures("large_payloads")
+class Test_large_payloads:
+    """Many are read in one text, in hex. What was too long for one could be written, and never read or removed."""
+
+    @pytest.fixture
+    def large_payloads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(trimming, "STEP_BYTES", 1 << 20)
+        monkeypatch.setattr(writer, "TENDED_BYTES", 1 << 19)
+        monkeypatch.setattr(writer, "MOST_BYTES", 1 << 18)
+
+    async def test_they_are_trimmed(self, path: str) -> None:
+        log = quick(path, connect=short_of_memory, retention=Retention(bytes=2 << 20))
+        async with EventBus(log) as bus:
+            for number in range(48):
+                await bus.publish(keyed, {"k": "abc"[number % 3], "x": bytes(1 << 18)})
+            await log.trim()
+            assert 8 <= log._lives["keyed"].retained <= 11
+            assert len(await earliest(bus, keyed)) == log._lives["keyed"].retained
+
+    async def test_trimming_keeps_up_with_them_while_they_come(self, path: str) -> None:
+        log = quick(path, retention=Retention(bytes=2 << 20))
+        async with EventBus(log) as bus:
+            for _ in range(10):
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(8):
+                        tasks.start_soon(bus.publish, keyed, {"k": "a", "x": bytes(1 << 18)})
+            await log.settle()
+            assert log._lives["keyed"].size < 8 << 20
+
+    async def test_a_state_of_them_is_read(self, path: str) -> None:
+        blobs = Topic("blobs", dict, key="k", compacted=True, retain=0)
+        for _ in range(2):
+            async with EventBus(quick(path, connect=short_of_memory)) as bus:
+                if not (await bus.head(blobs)).index:
+                    for number in range(48):
+                        await bus.publish(blobs, {"k": str(number), "x": bytes(1 << 18)})
+                async with bus.view(blobs) as view:
+                    await view.ready()
+                    assert list(view) == [str(number) for number in range(48)]
+
+    async def test_a_state_of_them_is_kept_when_tombstones_and_batches_are_trimmed(self, path: str) -> None:
+        blobs = Topic("blobs", dict, key="k", compacted=True, retain=0)
+        log = quick(path, connect=short_of_memory, retention=Retention(events=1))
+        async with EventBus(log) as bus:
+            for number in range(0, 48, 2):
+                pair = [{"k": str(one), "x": bytes(1 << 18)} for one in (number, number + 1)]
+                await bus.publish_many(blobs, pair)
+            await log.trim()
+            for number in range(0, 48, 2):
+                await bus.delete(blobs, str(number))
+            await bus.publish(blobs, {"k": "last"})
+            await log.trim()
+        async with EventBus(quick(path, connect=short_of_memory)) as bus, bus.view(blobs) as view:
+            await view.ready()
+            assert list(view) == [*(str(number) for number in range(1, 48, 2)), "last"]
+
+    async def test_those_of_one_key_among_many_small_ones_are_read(self, path: str) -> None:
+        """How many make a page was reckoned by what events take on the average."""
+        async with EventBus(quick(path, connect=short_of_memory)) as bus:
+            await bus.publish_many(keyed, [{"k": "small"}] * 10_000)
+            for number in range(48):
+                await bus.publish(keyed, {"k": "large", "n": number, "x": bytes(1 << 18)})
+            async with bus.subscribe(keyed, key="large", after=EARLIEST) as subscription:
+                assert [(await subscription.receive()).payload["n"] for _ in range(48)] == list(range(48))
+
+    async def test_one_that_could_not_be_read_is_refused(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(store, "LARGEST", 1 << 18)
+        async with EventBus(quick(path)) as bus:
+            with pytest.raises(InvalidPayload, match="a file takes at most 262144"):
+                await bus.publish(keyed, {"k": "a", "x": bytes(1 << 18)})
+            assert (await bus.publish(keyed, {"k": "a"})).index == 1
+
+
+async def test_a_page_of_large_events_is_not_looked_for_to_the_end_of_the_file(path: str) -> None:
+    """Each page of a long history ran through all that follows it, so reading it took the square of its length."""
+    log = quick(path, retention=Retention(events=None, bytes=None))
+    async with EventBus(log) as bus:
+        for _ in range(12):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(1000):
+                    tasks.start_soon(bus.publish, keyed, {"k": "a", "x": bytes(2000)})
+        steps = 0
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        def read(connection: sqlite3.Connection) -> int:
+            connection.set_progress_handler(count, 100)
+            page = read_page(connection, log._lives["keyed"], log.codec("keyed"), 0, None)
+            connection.set_progress_handler(None, 0)
+            assert page is not None
+            return page.index
+
+        assert 400 < await log.read(read) < 600
+        assert steps < 300  # of 100 instructions; 500 and more when it ran to the end
+
+
+async def test_an_age_is_kept_though_the_clock_was_ahead_for_a_while(path: str) -> None:
+    """What stands before an old event is as old. It was kept until the time that the wrong clock had given it."""
+    clock = Clock()
+    log = quick(path, clock=clock, retention=Retention(seconds=10, events=None, bytes=None))
+    async with EventBus(log) as bus:
+        clock.now = 1_000_000.0
+        await bus.publish(words, "from the future")
+        clock.now = 1000.0
+        await bus.publish(words, "old")
+        clock.now = 1020.0
+        await bus.publish(words, "new")
+        await log.trim()
+        assert await earliest(bus, words) == ["new"]

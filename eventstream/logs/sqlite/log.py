@@ -27,7 +27,7 @@ from .owner import Ownership
 from .pages import read_page, read_state
 from .retention import DEFAULT, Retention
 from .store import Publish, Store
-from .trimming import STEP, Trimming
+from .trimming import Trimming
 from .writer import Append, Job, Writer
 
 __all__ = ("DEDUPE_SECONDS", "SQLiteLog")
@@ -150,7 +150,7 @@ class SQLiteLog:
 
         Raises:
             Conflict, IndexOrder: as of `Log.append`.
-            InvalidPayload: if a payload cannot be encoded.
+            InvalidPayload: if a payload cannot be encoded, or the batch has more than 256 MiB.
             LogFull: if there is no room for it; nothing was appended.
             LogFailed: if the disk fails.
         """
@@ -167,6 +167,7 @@ class SQLiteLog:
         encode = self._codecs[name].encode_payload
         headers = None if terms is None else pack_headers(name, terms.headers)
         publish = Publish(entries, [encode(payload) for _, payload in entries], headers, terms, self._clock())
+        publish.check(name)
         job = Append(live, publish)
         await writer.submit(job)
         return job
@@ -266,12 +267,15 @@ class SQLiteLog:
         except BaseException:
             connection.close()
             raise
+        self._give_back(connection)
+        return result
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
         with self._borrowing:
             if self._store is not None:
                 self._connections.append(connection)
-                return result
+                return
         connection.close()
-        return result
 
     async def settle(self) -> None:
         """Returns when all that was committed before the call was appended."""
@@ -295,7 +299,7 @@ class SQLiteLog:
         now = time.monotonic()
         for life in written:
             retention = self._retentions.get(life.topic, self._retention)
-            if retention.excess(life.retained, life.size) > STEP:
+            if trimming.is_pressing(life, retention):
                 trimming.trim(life, retention, self._clock())
         if now - self._tended > 1.0:
             self._tended = now

@@ -59,7 +59,7 @@ def read_state(connection: sqlite3.Connection, life: Life, codec: TopicCodec[Any
         return state
     connection.execute("BEGIN")
     try:
-        for (indexes,) in connection.execute(life.tables.newest, (PAGE_ROWS,)).fetchall():
+        for (indexes,) in connection.execute(life.tables.newest, (PAGE_BYTES, PAGE_ROWS)).fetchall():
             rows, count, bodies = connection.execute(life.tables.at, (indexes,)).fetchone()
             events = codec.decode_events(list_of(count, bytes.fromhex(bodies)))
             if rows != count:
@@ -84,10 +84,10 @@ def _whole(
 def _of_key(
     connection: sqlite3.Connection, life: Life, codec: TopicCodec[Any], of: tuple[str, int], end: tuple[int, int]
 ) -> Page:
-    key, after = of
-    limit = max(1, min(PAGE_ROWS, PAGE_BYTES * max(life.retained, 1) // max(life.size, 1)))
-    rows, count, last, seq, bodies = connection.execute(life.tables.page_of_key, (key, after, limit)).fetchone()
-    if rows < limit:  # there is no more of this key
+    values = (*of, PAGE_ROWS, PAGE_BYTES)
+    rows, are_all, count, last, seq, bodies = connection.execute(life.tables.page_of_key, values).fetchone()
+    key, _ = of
+    if are_all:
         last, seq = end
     if not rows:
         return Page([], last, 0)

@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import OrderedDict
+from typing import Final
 
 from ...codec import pack_event
-from ...errors import Conflict, IndexOrder
+from ...errors import Conflict, IndexOrder, InvalidPayload
 from ...events import MAX_INDEX
 from ..log import Entries, Terms
 from .life import DEDUPE_IDS, Life
 
-__all__ = ("Publish", "Store")
+__all__ = ("LARGEST", "Publish", "Store")
+
+LARGEST: Final = 256 << 20  # bytes of a batch: it is read in hex, and SQLite's texts end at a billion
 
 
 class Publish:
@@ -34,6 +37,15 @@ class Publish:
         self.terms: Terms | None = terms
         self.at: float = at
         self.size: int = len(payloads[0]) if len(payloads) == 1 else sum(map(len, payloads))
+
+    def check(self, topic: str) -> None:
+        """Refuses what could be written and never read.
+
+        Raises:
+            InvalidPayload: if it is too large.
+        """
+        if self.size > LARGEST:
+            raise InvalidPayload(topic, f"{self.size} bytes in one batch, and a file takes at most {LARGEST}")
 
     def pack(self, index: int) -> bytes:
         """The batch as it stands in the file."""

@@ -14,6 +14,8 @@ Decisions:
   them, so there are no counters that each publish would have to write, and none that could disagree with the rows.
 * Rows are aggregated *in SQL* (`group_concat(hex(body))`): the interpreter's lock is given away at each row that SQLite
   steps to, and a busy event loop takes up to 5 ms to give it back. A page is one step, and so is a group of inserts.
+* What is aggregated is bounded in bytes too, or large payloads would make texts longer than SQLite has (1 GB), and
+  could be written but never read or trimmed. Rows are counted before that, so no query runs on to a table's end.
 
 Numbers of lives come from the file alone, never from outside, so the texts below cannot be used to inject anything.
 """
@@ -114,24 +116,37 @@ class Tables:
         """(from, total at most, rows) -> events, last idx, last seq, bodies in hex."""
         return (
             "SELECT sum(count), max(idx), max(seq), group_concat(hex(body), '') FROM (SELECT count, idx, seq, body "
-            f"FROM {self.events} WHERE idx >= ? AND total <= ? ORDER BY idx LIMIT ?)"
+            f"FROM {self.events} WHERE idx >= ?1 AND idx <= (SELECT max(idx) FROM (SELECT idx, total "
+            f"FROM {self.events} WHERE idx >= ?1 ORDER BY idx LIMIT ?3) WHERE total <= ?2) ORDER BY idx)"
         )
 
     @property
     def page_of_key(self) -> str:
-        """(key, after, rows) -> rows, events, last idx, last seq, bodies in hex."""
+        """(key, after, rows, bytes) -> rows, whether they are all, events, last idx, last seq, bodies in hex.
+
+        The row that passes the bound of bytes is the last one.
+        """
         return (
-            "SELECT count(*), sum(count), max(idx), max(seq), group_concat(hex(body), '') FROM (SELECT e.count, e.idx, "
-            f"e.seq, e.body FROM {self.keys} k JOIN {self.events} e ON e.idx = k.idx "
-            "WHERE k.key = ? AND k.idx > ? ORDER BY k.idx LIMIT ?)"
+            f"WITH near AS MATERIALIZED (SELECT k.idx AS idx, length(e.body) AS size FROM {self.keys} k "
+            f"JOIN {self.events} e ON e.idx = k.idx WHERE k.key = ?1 AND k.idx > ?2 ORDER BY k.idx LIMIT ?3), "
+            "page AS MATERIALIZED (SELECT idx FROM (SELECT idx, sum(size) OVER (ORDER BY idx) - size AS before "
+            "FROM near) WHERE before < ?4) "
+            "SELECT count(*), count(*) = (SELECT count(*) FROM near) AND count(*) < ?3, sum(count), max(idx), "
+            f"max(seq), group_concat(hex(body), '') FROM (SELECT count, idx, seq, body FROM {self.events} "
+            "WHERE idx IN (SELECT idx FROM page) ORDER BY idx)"
         )
 
     @property
     def newest(self) -> str:
-        """(how many at once) -> rows of that many indexes, as a list in JSON: of each key the newest."""
+        """(bytes, rows) -> rows of so many indexes at most, as a list in JSON: of each key the newest, in order.
+
+        Of several that are together larger than the bound of bytes, one may pass it.
+        """
         return (
-            "SELECT '[' || group_concat(idx) || ']' FROM (SELECT idx, row_number() OVER (ORDER BY idx) - 1 AS nth "
-            f"FROM (SELECT DISTINCT idx FROM (SELECT max(idx) AS idx FROM {self.keys} GROUP BY key))) GROUP BY nth / ?"
+            "SELECT '[' || group_concat(idx) || ']' FROM (SELECT idx, sum(size) OVER (ORDER BY idx) / ?1 AS part, "
+            "(row_number() OVER (ORDER BY idx) - 1) / ?2 AS nth FROM (SELECT n.idx AS idx, length(e.body) AS size "
+            f"FROM (SELECT DISTINCT idx FROM (SELECT max(idx) AS idx FROM {self.keys} GROUP BY key)) n "
+            f"JOIN {self.events} e ON e.idx = n.idx)) GROUP BY part, nth ORDER BY part, nth"
         )
 
     @property
@@ -144,11 +159,15 @@ class Tables:
 
     @property
     def oldest_excess(self) -> str:
-        """(floor, rows, seq, total, since) -> idx, seq, total of the last of the oldest batches that may go."""
+        """(floor, rows, total of those, seq, total, since) -> idx, seq, total of the last of the oldest that may go.
+
+        What stands before a batch that is too old is too old itself, whatever time a clock that was set has given it.
+        """
         return (
-            f"WITH page AS MATERIALIZED (SELECT idx, seq, total, time FROM {self.events} WHERE idx > ? ORDER BY idx "
-            "LIMIT ?) SELECT idx, seq, total FROM page WHERE idx < coalesce((SELECT min(idx) FROM page "
-            "WHERE NOT (seq <= ? OR total <= ? OR time < ?)), 9223372036854775807) ORDER BY idx DESC LIMIT 1"
+            f"WITH page AS MATERIALIZED (SELECT idx, seq, total, time FROM {self.events} WHERE idx > ?1 ORDER BY idx "
+            "LIMIT ?2) SELECT idx, seq, total FROM page WHERE total <= max(?3, (SELECT min(total) FROM page)) "
+            "AND (seq <= ?4 OR total <= ?5 OR idx <= (SELECT max(idx) FROM page WHERE time < ?6)) "
+            "ORDER BY idx DESC LIMIT 1"
         )
 
     @property
@@ -203,6 +222,11 @@ class Tables:
     def delete_key(self) -> str:
         """(key, up to)."""
         return f"DELETE FROM {self.keys} WHERE key = ? AND idx <= ?"
+
+    @property
+    def several_at(self) -> str:
+        """(indexes as JSON) -> rows of count, body: of the batches with several events."""
+        return f"SELECT count, body FROM {self.events} WHERE idx IN (SELECT value FROM json_each(?)) AND count > 1"
 
     @property
     def delete_at(self) -> str:

@@ -1,7 +1,7 @@
 """Removes what retention lets go, and lives that have ended, in steps between publishes. The writer's thread alone.
 
-Each step is a transaction of its own, of a bounded number of batches. Its pages are used again by later events; when a
-quarter of the file is unused, some pages are given back to the disk at each turn.
+Each step is a transaction of its own, of a bounded number of batches and bytes. Its pages are used again by later
+events; when a quarter of the file is unused, some pages are given back to the disk at each turn.
 
 A compacted topic keeps the newest event of each living key below its floor. Of a key whose newest event is above the
 floor, or a tombstone, nothing is kept there; an older event goes at the latest when its successor is trimmed, so at
@@ -21,9 +21,10 @@ from .retention import Retention
 from .store import Store
 from .tables import Tables
 
-__all__ = ("STEP", "Trimming")
+__all__ = ("STEP", "STEP_BYTES", "Trimming")
 
 STEP: Final = 512  # batches: some milliseconds, which a publish may have to wait
+STEP_BYTES: Final = 16 << 20  # of them: the keys of those that go are looked at
 UNUSED: Final = 1024  # pages that may be unused in any file: 4 MiB
 GIVE_BACK: Final = 256  # pages at each turn
 
@@ -41,6 +42,11 @@ class Trimming:
         self._connection = store.connection
         self.ended: list[int] = ended
 
+    def is_pressing(self, life: Life, retention: Retention) -> bool:
+        """Whether more than a step has gathered: by and by is not soon enough then."""
+        over = 0 if retention.bytes is None else life.size - retention.bytes
+        return over > STEP_BYTES or retention.excess(life.retained, life.size) > STEP
+
     def trim(self, life: Life, retention: Retention, now: float) -> bool:
         """One step. Returns whether there may be more to do.
 
@@ -51,8 +57,8 @@ class Trimming:
             return False
         if retention.seconds is None and retention.excess(life.retained, life.size) <= 0:
             return False
-        limits = retention.limits(life.seq, life.total, now)
-        found = self._connection.execute(life.tables.oldest_excess, (life.floor, STEP, *limits)).fetchone()
+        limits = (STEP, life.floor_total + STEP_BYTES, *retention.limits(life.seq, life.total, now))
+        found = self._connection.execute(life.tables.oldest_excess, (life.floor, *limits)).fetchone()
         if found is None:
             return False
         with _Transaction(self._connection):
@@ -60,9 +66,8 @@ class Trimming:
             values = (*found, life.number)
             sql = "UPDATE lives SET floor = ?, floor_seq = ?, floor_total = ? WHERE number = ?"
             self._connection.execute(sql, values)
-        seq = life.floor_seq
         life.floor, life.floor_seq, life.floor_total = found
-        return bool(life.floor_seq - seq >= STEP)
+        return True
 
     def sweep(self) -> bool:
         """One step of removing a life that has ended. Returns whether there is more to do."""
@@ -128,13 +133,12 @@ class Trimming:
         connection, needed = self._connection, set[int]()
         if not indexes:
             return needed
-        _, count, bodies = connection.execute(life.tables.at, (_json(indexes),)).fetchone()
-        events = keys_of(list_of(count or 0, bytes.fromhex(bodies or "")))
-        if len(events) == len(indexes):
-            return needed
-        of_keys = connection.execute(life.tables.newest_of_keys, (_json({key for key, _, _ in events}),))
-        newest = dict(of_keys.fetchall())
-        return {index for key, index, _ in events if newest.get(key) == index}
+        for count, body in connection.execute(life.tables.several_at, (_json(indexes),)).fetchall():
+            events = keys_of(list_of(count, body))
+            of_keys = connection.execute(life.tables.newest_of_keys, (_json({key for key, _, _ in events}),))
+            newest = dict(of_keys.fetchall())
+            needed |= {index for key, index, _ in events if newest.get(key) == index}
+        return needed
 
     def _indexes(self, sql: str, values: tuple[object, ...]) -> set[int]:
         text = self._connection.execute(sql, values).fetchone()[0]

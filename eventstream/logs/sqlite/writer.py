@@ -34,6 +34,7 @@ MOST_BYTES: Final = 4 << 20  # of payloads in one transaction
 QUEUED: Final = 8192  # publishes on their way: as much as is written in a tenth of a second
 QUEUED_BYTES: Final = 64 << 20
 TENDED: Final = 256  # publishes between two looks while there is no rest: a look keeps the loop waiting for its lock
+TENDED_BYTES: Final = 8 << 20  # the same of large ones: half of what one look may remove
 IDLE_SECONDS: Final = 1.0  # between two looks at what else is to be done
 
 logger: Final = logging.getLogger("eventstream.logs")
@@ -214,6 +215,7 @@ class Writer:
         queue = self._queue
         held: Job | None = None
         untended: list[Append] = []
+        untended_bytes = 0
         while True:
             job = held or self._next()
             held = None
@@ -237,9 +239,10 @@ class Writer:
                 size += following.publish.size
             self._commit(group)
             untended += group
-            if len(untended) >= TENDED:
+            untended_bytes += size
+            if len(untended) >= TENDED or untended_bytes >= TENDED_BYTES:
                 self._tend_safely({job.life for job in untended if job.error is None})
-                untended = []
+                untended, untended_bytes = [], 0
 
     def _next(self) -> Job | None:
         try:
