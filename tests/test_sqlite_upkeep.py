@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anyio import to_thread
+from anyio import from_thread, to_thread
 
-from eventstream import EARLIEST, EventBus, LogInUse, LogRefused, Retention, SQLiteLog, Topic, open_bus
+from eventstream import EARLIEST, EventBus, LogFull, LogInUse, LogRefused, Retention, SQLiteLog, Topic, open_bus
 from eventstream.cli.app import call
 from eventstream.errors import InvalidPayload
+from eventstream.logs.sqlite import transfer, upkeep
+from eventstream.logs.sqlite.file import connect
 from eventstream.logs.sqlite.transfer import export_lines, import_lines
 from eventstream.logs.sqlite.upkeep import backup, compact, info, verify
 from support import Price
@@ -143,6 +145,41 @@ class Test_backup:
             backup(path, f"{path}.copy")
         assert Path(f"{path}.copy").read_text() == "mine"
 
+    async def test_it_ends_though_events_keep_coming(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """SQLite begins a copy anew when its source has changed, unless it is read as it was at one moment."""
+        monkeypatch.setattr(upkeep, "PAGES", 1)
+        await fill(path)
+        began: list[int] = []
+
+        async with EventBus(SQLiteLog(path)) as bus:
+            head = await bus.head(words)
+
+            def tell(done: int, pages: int) -> None:
+                began.extend([done] if done == 1 else [])
+                assert len(began) == 1, "it has begun again"
+                from_thread.run(bus.publish, words, "more")
+
+            await to_thread.run_sync(backup, path, f"{path}.copy", tell)
+            assert (await bus.head(words)).index > head.index + 5
+        async with EventBus(SQLiteLog(f"{path}.copy")) as bus:
+            assert (await bus.head(words)).index == head.index
+
+    async def test_one_that_fails_leaves_nothing(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For want of room, mostly: then its own part is in the way of what would make room."""
+        await fill(path)
+        Path(f"{path}.copy.partial").write_text("of one that was killed")
+
+        def without_room(path: str) -> sqlite3.Connection:
+            connection = connect(path)
+            if path.endswith(".partial"):
+                connection.execute("PRAGMA max_page_count = 3")
+            return connection
+
+        monkeypatch.setattr(upkeep, "connect", without_room)
+        with pytest.raises(LogFull):
+            backup(path, f"{path}.copy")
+        assert sorted(os.listdir(Path(path).parent)) == ["events.db", "events.db.lock"]
+
 
 class Test_compact:
     async def test_unused_space_goes_and_nothing_else(self, path: str) -> None:
@@ -188,6 +225,21 @@ class Test_export_and_import:
         with pytest.raises(LogRefused, match="has a topic 'words' already"):
             import_lines(path, list(export_lines(path)))
         assert list(verify(path)) == []
+
+    async def test_a_topic_is_there_whole_or_not_at_all(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Half of one had its epoch: a position of the other half was taken for one of events to come."""
+        monkeypatch.setattr(transfer, "GROUP", 3)
+        await fill(path)
+        lines = list(export_lines(path))
+        names = [json.loads(line).get("topic") for line in lines]
+        middle = names.index("prices") + 8
+        with pytest.raises(InvalidPayload, match=f"line {middle + 1}"):
+            import_lines(f"{path}.new", [*lines[:middle], b"torn", *lines[middle:]])
+        assert [topic.topic for topic in info(f"{path}.new").topics] == ["words"]
+        rest = [lines[0], *lines[names.index("prices") :]]
+        assert import_lines(f"{path}.new", rest).keys() == {"prices", "raw"}
+        assert await contents(f"{path}.new") == await contents(path)
+        assert list(verify(f"{path}.new")) == []
 
     @pytest.mark.parametrize(
         ("lines", "says"),

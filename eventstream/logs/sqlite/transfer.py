@@ -12,6 +12,7 @@ MessagePack in base64. What was exported and imported is the same log: epochs an
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
@@ -107,7 +108,8 @@ def import_lines(path: str, lines: Iterable[bytes]) -> dict[str, int]:
     Raises:
         LogInUse: if a bus has it open.
         LogRefused: if it has such a topic already.
-        InvalidPayload: if a line cannot be read; what stands before it, in whole groups, was added.
+        InvalidPayload: if a line cannot be read; the topics before it were added. A topic is added whole or not at all:
+            a part of it, in its own epoch, would make positions valid whose events are missing.
         LogError: as of `SQLiteLog.open`.
     """
     owner = Ownership(path)
@@ -166,9 +168,11 @@ class _Import:
             raise LogRefused(self._path, "foreign", f"it has a topic {topic.topic!r} already")
         self._number += 1
         self._topic = topic
-        self._life = Life(self._number, topic.topic, topic.epoch, topic.compacted, stored=False)
+        self._life = Life(self._number, topic.topic, secrets.token_hex(8), topic.compacted, stored=False)
         self._store.lives[topic.topic] = self._life
         self._store.declare(self._life, 0.0)
+        # If this process ends before the topic does, a part of it is there as if it were over: it will be removed.
+        self._store.connection.execute("UPDATE lives SET ended = 1 WHERE number = ?", (self._number,))
         self._counts[topic.topic] = 0
         self._floor = (0, 0)
 
@@ -202,7 +206,7 @@ class _Import:
         if life is None or topic is None:
             return
         self._store.commit()
-        values = (topic.floor, *self._floor, life.number)
-        sql = "UPDATE lives SET floor = ?, floor_seq = ?, floor_total = ? WHERE number = ?"
+        values = (topic.epoch, topic.floor, *self._floor, life.number)
+        sql = "UPDATE lives SET epoch = ?, ended = 0, floor = ?, floor_seq = ?, floor_total = ? WHERE number = ?"
         self._store.connection.execute(sql, values)
         self._life = self._topic = None

@@ -9,7 +9,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Final
 
 import msgspec
@@ -17,7 +17,7 @@ import msgspec
 from ...codec import keys_of, list_of
 from ...errors import InvalidPayload, LogRefused
 from .faults import fault
-from .file import check, connect, load, open_writing
+from .file import check, connect, load, make_private, open_writing
 from .life import Life
 from .owner import Ownership
 from .store import Store
@@ -175,17 +175,32 @@ def backup(path: str, target: str, told: Callable[[int, int], object] | None = N
             told(pages - remaining, pages)
 
     with reading(path) as connection:
+        connection.execute("BEGIN")
+        load(path, connection)  # the moment: else SQLite would begin anew after each publish, and never end
         partial = f"{target}.partial"
-        copy = connect(partial)
+        _remove(partial)
         try:
-            connection.backup(copy, pages=PAGES, progress=tell)
-            for (number,) in copy.execute("SELECT number FROM lives WHERE NOT ended").fetchall():
-                copy.execute("UPDATE lives SET epoch = ? WHERE number = ?", (secrets.token_hex(8), number))
-        except sqlite3.Error as error:
+            make_private(partial)
+            _copy(connection, partial, tell)
+            os.replace(partial, target)  # a torn copy never has the name of a whole one
+        except (sqlite3.Error, OSError) as error:
             raise fault(target, error) from error
         finally:
-            copy.close()
-        os.replace(partial, target)  # a torn copy never has the name of a whole one
+            _remove(partial)  # what failed for want of room does not keep it
+
+
+def _copy(connection: sqlite3.Connection, partial: str, tell: Callable[[int, int, int], object]) -> None:
+    with closing(connect(partial)) as copy:
+        connection.backup(copy, pages=PAGES, progress=tell)
+        for (number,) in copy.execute("SELECT number FROM lives WHERE NOT ended").fetchall():
+            copy.execute("UPDATE lives SET epoch = ? WHERE number = ?", (secrets.token_hex(8), number))
+        copy.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # closing would do so too, and fail silently
+
+
+def _remove(partial: str) -> None:
+    for end in ("", "-wal", "-shm", "-journal"):
+        with suppress(FileNotFoundError):
+            os.remove(partial + end)
 
 
 def compact(path: str) -> tuple[int, int]:
