@@ -192,6 +192,20 @@ async def test_a_waiter_is_told_that_the_outbox_was_left(path: Path) -> None:
             await anyio.wait_all_tasks_blocked()
 
 
+async def test_a_flush_is_told_that_the_outbox_was_left(path: Path) -> None:
+    """It waited for ever."""
+    async with anyio.create_task_group() as tasks:
+        async with Outbox(path) as outbox:
+            await outbox.publish(notes, {})
+
+            async def flush() -> None:
+                with pytest.raises(OutboxClosed):
+                    await outbox.flush()
+
+            tasks.start_soon(flush)
+            await anyio.wait_all_tasks_blocked()
+
+
 async def test_what_can_never_be_accepted_is_kept_and_its_key_goes_on(bus: EventBus, path: Path) -> None:
     """It can come back, at its place."""
     was: Topic[Any] = Topic("notes", Any)

@@ -172,6 +172,23 @@ async def test_what_nobody_can_know_any_more_is_neither_doubled_nor_dropped(path
 
 
 @simulated
+async def test_sleep_counts_though_the_loop_does_not_see_it(path: Path) -> None:
+    """The lid was closed for an hour after an answer was lost: the bus has forgotten the id. It was sent again."""
+    bus = FailingBus()
+    bus.plan.append("lost")
+    slept = 0.0
+    async with at(path, bus, sending=QUICK, clock=lambda: wall() + slept) as outbox:
+        id = await outbox.publish(notes, {"n": 1}, key="a")
+        await anyio.sleep(0.1)
+        slept = 3600.0
+        bus._ids.clear()
+        with pytest.raises(NotAccepted) as raised:
+            await outbox.wait(id)
+        assert raised.value.state == "unknown"
+    assert bus.of("a") == [{"n": 1}]
+
+
+@simulated
 async def test_a_process_that_died_while_it_sent_does_not_guess_later(tmp_path: Path) -> None:
     """Within the window it sends again; after it, it says that it cannot know."""
     for path, pause, state in ((tmp_path / "a", 60.0, None), (tmp_path / "b", 200.0, "unknown")):

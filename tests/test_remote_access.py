@@ -200,6 +200,24 @@ class Test_authentication:
             assert granted == ["first", "second"]
 
     @simulated
+    async def test_a_grant_expires_by_the_clock_though_that_is_set_meanwhile(self) -> None:
+        """Or runs on while the machine sleeps: its event loop counts the seconds that it is awake."""
+        ahead = 0.0
+        granted: list[str | None] = []
+
+        def authenticate(credentials: Credentials) -> Grant | None:
+            granted.append(credentials.token)
+            return Grant("alice", expires=36_000.0 if len(granted) == 1 else None)
+
+        town = Town(words, authenticate=authenticate, clock=lambda: anyio.current_time() + ahead)
+        async with town.open(), town.client(token="t") as bus:
+            await bus.publish(words, "a")
+            ahead = 36_000.0
+            await anyio.sleep(90)
+            await bus.publish(words, "b")
+            assert granted == ["t", "t"]
+
+    @simulated
     async def test_an_expired_grant_is_none(self) -> None:
         """A reader learns of it at once, not with its next event."""
 

@@ -196,6 +196,29 @@ class Test_an_answer_that_stays_out:
             assert await history(town, words) == ["once", "more"]
 
     @simulated
+    async def test_sleep_counts_though_the_loop_does_not_see_it(self) -> None:
+        """The lid was closed for an hour while the publish had no answer: the server has long forgotten its id."""
+        slept = 0.0
+
+        async def sleep_in_between(town: Town, bus: RemoteBus) -> None:
+            nonlocal slept
+            await self.lose(town, bus, 5.0)
+            slept = 3600.0
+            await town.bus.publish(words, "an hour later")
+
+        async with on_the_loops_clock(words).open() as town:
+            town.clock = lambda: anyio.current_time() + slept
+            async with town.client(clock=lambda: 1e9 + anyio.current_time() + slept) as bus:
+                await bus.wait_connected()
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(sleep_in_between, town, bus)
+                    await settle(1)
+                    with pytest.raises(OutcomeUnknown) as caught:
+                        await bus.publish(words, "once")
+                assert 3600 <= caught.value.seconds <= 3620
+                assert (await history(town, words)).count("once") == 1
+
+    @simulated
     async def test_for_less_is_given_again(self) -> None:
         """By its id."""
         async with on_the_loops_clock(words).open() as town, town.client() as bus:

@@ -42,6 +42,7 @@ __all__ = ("Drain", "Told")
 
 logger: Final = logging.getLogger("eventstream.outbox")
 
+SLEPT: Final = 1.0  # seconds: more than a clock is ever corrected at once by slowing or hurrying it
 SWEEP: Final = 60.0  # seconds between two looks for entries that are too old
 Told = Callable[[Record, EntryState, Position | None], None]
 
@@ -85,6 +86,7 @@ class Drain:
         self._file_failures = 0
         self._file_until = -inf
         self._swept = -inf
+        self._ahead = inf  # by how much the wall clock is ahead of the loop's
         self._wake = Signal()
         self._flights = Flights(self.codecs, sending.dedupe_seconds, self._answer)
         self._tasks: TaskGroup
@@ -138,6 +140,7 @@ class Drain:
 
     async def _round(self) -> None:
         now = current_time()
+        self._wake_up(now)
         self._expire(now)
         if now < self._file_until:
             return
@@ -313,6 +316,15 @@ class Drain:
         self.pace.lost(current_time(), self._random.random())
 
     # Time.
+
+    def _wake_up(self, now: float) -> None:
+        """If this machine slept, its loop's clock stood still, and the bus's memory did not: doubts are older."""
+        ahead = self._clock() - now
+        slept, self._ahead = ahead - self._ahead, ahead
+        if slept > SLEPT:
+            for record in self._lanes.records.values():
+                if record.sent is not None:
+                    record.sent -= slept
 
     def _expire(self, now: float) -> None:
         if self._age is None or now < self._swept + min(SWEEP, self._age):

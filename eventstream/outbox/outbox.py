@@ -303,6 +303,9 @@ class Outbox(AsyncContextManagerMixin):
 
         Returns:
             How many of those entries are still here: 0 if all were accepted.
+
+        Raises:
+            OutboxClosed: if the outbox is not open, or is left meanwhile.
         """
         self._check_open()
         await checkpoint()
@@ -315,6 +318,8 @@ class Outbox(AsyncContextManagerMixin):
                 await flush.done.wait()
         finally:
             self._waiting.flushes.remove(flush)
+        if flush.left:
+            self._check_open()
         gone = self._lanes.records
         return sum(1 for record in now_here if gone.get(record.id) is record)
 

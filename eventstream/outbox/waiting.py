@@ -31,7 +31,7 @@ class Flush:
 
     Attributes:
         left: Numbers of entries that may still go on by themselves.
-        done: When there are none.
+        done: When there are none, or the outbox was left.
     """
 
     def __init__(self, moving: Iterable[Record]) -> None:
@@ -100,6 +100,8 @@ class Waiting:
             waiter.outcome = NotAccepted(id, "closed", "the outbox was left; the entry is in its file")
             waiter.event.set()
         self._waiters.clear()
+        for flush in self.flushes:
+            flush.done.set()
 
     def _tell(self, record: Record, outcome: Position | NotAccepted) -> None:
         waiter = self._waiters.pop(record.id, None)

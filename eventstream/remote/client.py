@@ -12,6 +12,7 @@ know.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from random import Random, SystemRandom
@@ -69,6 +70,7 @@ class RemoteBus(AsyncContextManagerMixin):
         heartbeat: Seconds between signs of life; a dead connection is noticed in two to three times that.
         retry: The schedule of dials.
         on_error: As of `EventBus`.
+        clock: The time in POSIX seconds; tells how long this machine slept, which makes what it has said older.
         random: For jitter and ids; the system's by default.
 
     Raises:
@@ -84,13 +86,14 @@ class RemoteBus(AsyncContextManagerMixin):
         heartbeat: float = 10.0,
         retry: Retry | None = None,
         on_error: OnError | None = None,
+        clock: Callable[[], float] = time.time,
         random: Random | None = None,
     ) -> None:
         _check(reconnector, token, window, heartbeat)
         self._random = random or SystemRandom()
         self._name = self._random.randbytes(12).hex()  # of this client, for the ids of its publishes
         self._window = window
-        self._conversation = Conversation()
+        self._conversation = Conversation(clock)
         self._caller = Caller(self._conversation, reconnector, token, heartbeat, retry or Retry(), self._random)
         self._handlings = Handlings(on_error)
         self._mirrors = Mirrors(self._running, self._random, self._conversation.standing.away)

@@ -20,7 +20,6 @@ from anyio import (
     EndOfStream,
     Event,
     create_task_group,
-    current_time,
     move_on_after,
     sleep,
 )
@@ -43,6 +42,7 @@ from ..events import EARLIEST, Earliest, Position, Topic
 from ..logs import Pending
 from ..pipes import Pipe
 from .access import Action, Authenticate, Authorize, Credentials, Grant, May, ServerLimits
+from .ages import Ages
 from .faults import to_fault
 from .feeding import Feeding
 from .line import Line
@@ -75,6 +75,7 @@ from .sharing import Kept, SharedEvents
 __all__ = ("COME_AGAIN", "Connection", "House", "Shelf")
 
 STRANGER_BYTES: Final = 64 * 1024  # of a message before we know who sends it: a long token, with ease
+LOOK: Final = 60.0  # seconds between two looks at the time, for a grant that ends
 LINGER: Final = 2.0  # seconds in which the last words may reach the client
 COME_AGAIN: Final = Goodbye()
 logger: Final = logging.getLogger("eventstream.remote")
@@ -161,7 +162,8 @@ class Connection:
         self._all_sent = Event()
         self._serving = CancelScope()
         self._shown: May | None = None  # what its credentials allow
-        self._welcomed = 0.0  # when, on the loop's clock
+        self._ages = Ages(house.clock)
+        self._welcomed = 0.0  # when, on that clock
         self._goodbye: Goodbye | None = None  # the last word; None if the client left by itself
         self._tasks: TaskGroup
 
@@ -217,7 +219,9 @@ class Connection:
                 await self._pipe.drain()
 
     async def _expire(self, expires: float) -> None:
-        await sleep(max(0.0, expires - self._house.clock()))
+        # That clock may be set, and the loop's stands still while the machine sleeps: so it is looked at now and then.
+        while (left := expires - self._house.clock()) > 0.0:  # noqa: ASYNC110  a clock sets no event
+            await sleep(min(left, LOOK))
         self.part(Goodbye(to_fault(NotAuthorized(self.principal, "stay: its grant has expired")), again=True))
 
     # Greeting.
@@ -237,7 +241,7 @@ class Connection:
             grant = await self._known(greeting)
             self.principal, self._shown = grant.principal, grant.may
             self._decoder.most = self._house.limits.message_bytes
-            self._welcomed = current_time()
+            self._welcomed = self._ages.now()
             self._outgoing.say(encode(Welcome(VERSION, self._house.limits.message_bytes)))
             return messages, grant
         raise _TooSlow(LimitReached("greeting_seconds", seconds))
@@ -445,7 +449,7 @@ class Connection:
         time that these bytes needed to come here, over whatever losses, is counted too.
         """
         if message.age:
-            seconds = message.age + current_time() - self._welcomed
+            seconds = message.age + self._ages.now() - self._welcomed
             if seconds > self._house.bus.dedupe_seconds(topic):
                 raise OutcomeUnknown(topic.name, message.id, seconds)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeVar
 
-from anyio import current_time
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ..codec import TopicCodec
@@ -25,6 +24,7 @@ from ..errors import (
 )
 from ..events import Earliest, Position, Topic
 from ..topics import Waker
+from .ages import Ages
 from .faults import from_fault
 from .feed import Feed
 from .messages import (
@@ -64,16 +64,20 @@ MOST_UNSAID: Final = 4 * 1024 * 1024  # bytes besides requests: ten thousand sub
 class Conversation:
     """Of one client. Used in its event loop alone.
 
+    Args:
+        clock: The time in POSIX seconds.
+
     Attributes:
         requests: What was asked and is not answered.
         standing: Whether we are connected.
         error: Why it is over; None while it is not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.requests: Requests = Requests(self._say_request)
         self.error: EventStreamError | None = BusClosed("new")
         self.standing: Standing = Standing(self.check)
+        self._ages = Ages(clock)
         self._codecs: dict[str, tuple[int, TopicCodec[Any]]] = {}
         self._feeds: dict[int, Feed] = {}
         self._asked = 0
@@ -141,7 +145,7 @@ class Conversation:
         except LimitReached as error:
             self.requests.fail(request.number, error)
             return
-        now = current_time()
+        now = self._ages.now()
         if request.said is None:
             request.said = now
             self._say(request.data)

@@ -326,6 +326,7 @@ class _Run:
                 window=self.window,
                 heartbeat=random.choice((2.0, 10.0)),
                 retry=Retry(first=0.1, cap=2.0),
+                clock=anyio.current_time,
                 random=seeded(f"{self.seed} remote {number} {random.random()}"),
             )
             try:
