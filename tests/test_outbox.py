@@ -329,6 +329,10 @@ async def test_what_is_wrong_is_refused_before_it_is_kept(path: Path) -> None:
             await outbox.publish(notes, [])
         with pytest.raises(InvalidPayload):
             await outbox.publish(notes, {"n": object()})
+        with pytest.raises(InvalidPayload, match="headers"):
+            await outbox.publish(notes, {}, id="again", headers={"name": "\ud800"})
+        with anyio.fail_after(5):  # it was taken for one that is on its way to the disk, and waited for
+            await outbox.discard(await outbox.publish(notes, {}, id="again"))
         with pytest.raises(TopicConflict):
             await outbox.publish(Topic("notes", list), [])
         with pytest.raises(InvalidName):

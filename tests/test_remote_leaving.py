@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import pytest
@@ -312,6 +313,8 @@ class Test_addresses:
             "tcp://host:1?a=b",
             "unix://path",
             "unix:path",
+            "unix:///a%00b",
+            "sqlite:///a%00b",
             "http://host:1",
             "host:1",
         ],
@@ -369,7 +372,7 @@ class Test_addresses:
 
     async def test_tcp_and_unix_sockets(self, tmp_path: Path) -> None:
         """The same methods behind each."""
-        path = tmp_path / "bus"
+        path = tmp_path / "what? 100% #1"
         tcp = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
         unix = await anyio.create_unix_listener(path)
         port = tcp.extra(anyio.abc.SocketAttribute.local_port)
@@ -377,7 +380,7 @@ class Test_addresses:
             server = Server(served, [words])
             await tasks.start(server.serve, tcp)
             await tasks.start(server.serve, unix)
-            for url in (f"tcp://127.0.0.1:{port}", f"unix://{path}"):
+            for url in (f"tcp://127.0.0.1:{port}", f"unix://{quote(str(path))}"):
                 async with open_bus(url) as bus:
                     assert isinstance(bus, RemoteBus)
                     with anyio.fail_after(10):

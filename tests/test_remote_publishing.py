@@ -10,7 +10,7 @@ import pytest
 from remote_support import Town, drain, settle, simulated, stranger
 
 from eventstream import EARLIEST, EventBus, MemoryLog, Topic
-from eventstream.errors import LimitReached, OutcomeUnknown
+from eventstream.errors import InvalidPayload, LimitReached, OutcomeUnknown
 from eventstream.logs import memory
 from eventstream.remote import Grant, RemoteBus, ServerLimits, requests
 from eventstream.remote.messages import Goodbye, OpenTopic, Publish
@@ -159,6 +159,15 @@ class Test_a_cancelled_publish:
                 assert patience.cancelled_caught
             await bus.publish(words, "b")
             assert await history(town, words) == ["a", "b"]
+
+
+@simulated
+async def test_headers_that_cannot_be_said_are_refused_by_name() -> None:
+    async with Town(words).open() as town, town.client() as bus:
+        with pytest.raises(InvalidPayload, match="headers: "):
+            await bus.publish(words, "a", headers={"name": "\ud800"})
+        await bus.publish(words, "b")
+        assert await history(town, words) == ["b"]
 
 
 class Test_an_answer_that_stays_out:

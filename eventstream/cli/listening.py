@@ -12,6 +12,7 @@ import msgspec
 from anyio.abc import ByteStream, Listener, SocketAttribute
 from anyio.streams.tls import TLSListener
 
+from ..remote.urls import path_of
 from .links import told_of_files
 from .running import USAGE, Failure, tell
 
@@ -94,9 +95,12 @@ async def _tcp(url: str, parts: SplitResult, certificates: Certificates) -> tupl
 
 
 async def _unix(url: str, parts: SplitResult) -> tuple[str, Listener[ByteStream]]:
-    path = parts.path
-    if parts.netloc or not path:
+    if parts.netloc or not parts.path or parts.query or parts.fragment:
         raise Failure(f"{url!r}: write unix:///PATH, with three slashes", USAGE)
+    try:
+        path = path_of(url, parts)
+    except ValueError as error:
+        raise Failure(str(error), USAGE) from error
     if await anyio.Path(path).exists() and not await anyio.Path(path).is_socket():
         raise Failure(f"cannot listen at {url}: that is a file, and no socket")
     if await _is_answered(path):

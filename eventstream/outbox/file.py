@@ -33,6 +33,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from ..codec import pack_headers
 from ..errors import NotStored, OutboxUnusable
 from ..events import Topic
 from .lanes import ABOUT, Record
@@ -292,8 +293,12 @@ def _headers(data: bytes) -> dict[str, str]:
 
 
 def row_of(record: Record, payload: bytes | None, headers: Mapping[str, str]) -> tuple[Any, ...]:
-    """A new entry, for `insert`."""
-    encoded = msgspec.msgpack.encode(dict(headers)) if headers else b""
+    """A new entry, for `insert`.
+
+    Raises:
+        InvalidPayload: if a header cannot be encoded.
+    """
+    encoded = pack_headers(record.topic, headers) or b""
     parts = (record.id, record.topic, record.key, payload, encoded)
     return (record.number, *parts, record.expect, record.queued, _sum(*parts))
 

@@ -94,9 +94,10 @@ class Keeping:
         self._check_room(size)
         self._number += 1
         record = Record(self._number, id, topic, key, queued=self._clock(), size=size, expect=expect)
+        row = file.row_of(record, payload, checked)  # which may fail: only then is anybody told of it
         arrival = self._arriving[id] = _Arrival(record)
         self._arriving_size += size
-        self._writer.insert(file.row_of(record, payload, checked), lambda _, error: self._arrived(arrival, error))
+        self._writer.insert(row, lambda _, error: self._arrived(arrival, error))
         await arrival.wait()
         return id
 

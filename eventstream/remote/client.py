@@ -25,7 +25,7 @@ from anyio.abc import TaskGroup
 from ..bus import Handler, OnError
 from ..bus.arguments import check_after, check_filter, terms
 from ..bus.handlers import Handlings
-from ..codec import TopicCodec
+from ..codec import TopicCodec, pack_headers
 from ..errors import BusClosed, NotCompacted, NowaitUnsupported, ServerOnly
 from ..events import Earliest, Position, Topic, check_name
 from ..events import Event as TopicEvent
@@ -211,6 +211,8 @@ class RemoteBus(AsyncContextManagerMixin):
         expect, id, headers, index = asked
         terms(*asked)  # the checks are the bus's own
         copied = dict(headers) if headers else None
+        if copied:
+            pack_headers("", copied)  # what cannot be said is refused here, as a file refuses it
         position: Position = await self._conversation.ask(
             lambda request: Publish(
                 request, topic, entries, id or f"{self._name}:{request}", expect, index, copied, form

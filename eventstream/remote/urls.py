@@ -21,7 +21,7 @@ from ..logs import Log, SQLiteLog
 from ..pipes import Reconnector
 from .client import RemoteBus
 
-__all__ = ("log_for", "open_bus", "reconnector_for")
+__all__ = ("log_for", "open_bus", "path_of", "reconnector_for")
 
 LOCAL = ("memory", "sqlite")
 SCHEMES = ("memory", "sqlite", "tcp", "tls", "unix")
@@ -69,7 +69,19 @@ def log_for(url: str) -> Log | None:
         raise ValueError(f"{url!r}: the scheme must be one of {', '.join(LOCAL)}")
     if parts.netloc or parts.path in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{url!r}: write sqlite:///path, with three slashes; options are those of SQLiteLog")
-    return SQLiteLog(unquote(parts.path))
+    return SQLiteLog(path_of(url, parts))
+
+
+def path_of(url: str, parts: SplitResult) -> str:
+    """The path that a URL names: `%3F` stands for a question mark in it, `%25` for a percent sign.
+
+    Raises:
+        ValueError: if no file can have such a name.
+    """
+    path = unquote(parts.path, errors="surrogateescape")  # which is how Python names files that are not UTF-8
+    if "\0" in path:
+        raise ValueError(f"{url!r}: no path has a NUL in it")
+    return path
 
 
 def reconnector_for(url: str, *, ssl_context: ssl.SSLContext | None = None) -> Reconnector:
@@ -82,9 +94,9 @@ def reconnector_for(url: str, *, ssl_context: ssl.SSLContext | None = None) -> R
     if parts.query or parts.fragment or parts.username or parts.password:
         raise ValueError(f"{parts.scheme}://...: an address has no query, fragment or user; give options as arguments")
     if parts.scheme == "unix":
-        path = parts.path
-        if parts.netloc or not path.startswith("/"):
+        if parts.netloc or not parts.path.startswith("/"):
             raise ValueError(f"{url!r}: write unix:///path, with three slashes")
+        path = path_of(url, parts)
         return lambda: anyio.connect_unix(path)
     if parts.scheme not in ("tcp", "tls"):
         raise ValueError(f"{url!r}: the scheme must be one of {', '.join(SCHEMES)}")
