@@ -245,6 +245,7 @@ class Test_faults:
             errors.LimitReached("topics", 3),
             errors.LogFailed("file", "disk I/O error"),
             errors.LogFull("file"),
+            errors.LogRefused("file", "damaged", "SQLite says: malformed"),
             errors.NotAuthorized("p", "do"),
             errors.NotCompacted("t", "view", "more"),
             errors.OutcomeUnknown("t", "id", 130.5),
@@ -267,6 +268,12 @@ class Test_faults:
         assert (type(back), str(back)) == (EventStreamError, "something")
         assert "Newer" in str(from_fault(Fault("Newer", {"a": 1})))
         assert type(from_fault(Fault("Conflict", {"topic": 1}))) is EventStreamError
+
+    @pytest.mark.parametrize("error", [NotAuthorized("a\ud800"), EventStreamError("no file \udcff")])
+    def test_what_cannot_be_said_is_shown_as_well_as_can_be(self, error: EventStreamError) -> None:
+        """A token's principal, or the name of a file: encoding it ended the whole connection, again and again."""
+        fault = msgspec.msgpack.decode(msgspec.msgpack.encode(to_fault(error)), type=Fault)
+        assert "?" in str(from_fault(fault))
 
     def test_a_principal_that_is_no_text_is_shown(self) -> None:
         assert to_fault(NotAuthorized(("a", 1))).fields["principal"] == "('a', 1)"

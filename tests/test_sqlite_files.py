@@ -19,7 +19,7 @@ from sqlite_support import failing
 from eventstream import (
     EARLIEST,
     EventBus,
-    EventStreamError,
+    LogError,
     LogFailed,
     LogFull,
     LogInUse,
@@ -30,6 +30,7 @@ from eventstream import (
 )
 from eventstream.logs.sqlite.file import connect
 from eventstream.logs.sqlite.upkeep import info
+from eventstream.remote.faults import from_fault, to_fault
 from support import Price
 
 words = Topic("words", str, retain=4)
@@ -461,7 +462,18 @@ anyio.run(main)
         assert [int(text.split()[0]) for text in await payloads(path)] == list(range(kept))
 
 
-def test_errors_name_the_file_alone_to_others() -> None:
-    error: EventStreamError = LogFull("/var/lib/app/events.db")
-    assert isinstance(error, LogFull)
+@pytest.mark.parametrize(
+    "error",
+    [
+        LogFull("/var/lib/app/events.db"),
+        LogFailed("/var/lib/app/events.db", "disk I/O error"),
+        LogRefused("/var/lib/app/events.db", "damaged", "SQLite says: malformed"),
+    ],
+)
+def test_errors_name_the_file_alone_to_others(error: LogError) -> None:
+    """Where the server keeps it is no affair of a client's, who may meet each of these."""
+    told = from_fault(to_fault(error))
+    assert type(told) is type(error)
     assert error.name == "events.db"
+    assert "events.db" in str(told)
+    assert "/var" not in str(told)

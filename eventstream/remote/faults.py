@@ -32,6 +32,7 @@ _BUILDERS: Final[dict[str, tuple[Callable[..., EventStreamError], tuple[str, ...
     "LimitReached": (errors.LimitReached, ("limit", "bound")),
     "LogFailed": (errors.LogFailed, ("name", "why")),
     "LogFull": (errors.LogFull, ("name",)),
+    "LogRefused": (errors.LogRefused, ("name", "why", "detail")),
     "NotAuthorized": (errors.NotAuthorized, ("principal", "action")),
     "NotCompacted": (errors.NotCompacted, ("topic", "action", "needs")),
     "OutcomeUnknown": (errors.OutcomeUnknown, ("topic", "id", "seconds")),
@@ -48,7 +49,7 @@ def to_fault(error: EventStreamError) -> Fault:
     """An error for the other end."""
     name = type(error).__name__
     if name not in _BUILDERS:
-        return Fault("EventStreamError", {"text": str(error)})
+        return Fault("EventStreamError", {"text": _plain(str(error))})
     return Fault(name, {field: _plain(getattr(error, field)) for field in _BUILDERS[name][1]})
 
 
@@ -65,6 +66,8 @@ def from_fault(fault: Fault) -> EventStreamError:
 def _plain(value: object) -> object:
     if isinstance(value, Position):
         return [value.epoch, value.index]
-    if value is None or isinstance(value, str | int | float | bool):
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()  # a principal, or a file's name, may be what cannot be said
+    if value is None or isinstance(value, int | float | bool):
         return value
     return errors.shown(value)
