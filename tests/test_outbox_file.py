@@ -50,6 +50,20 @@ async def test_only_its_owner_can_read_it(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["box"]
 
 
+async def test_what_it_keeps_is_on_the_disk_when_publish_returns(path: Path) -> None:
+    """Each commit waits for the disk itself (FULL), in a write-ahead file. No test here can cut the power."""
+    made: list[sqlite3.Connection] = []
+
+    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
+        made.append(sqlite3.connect(*args, **options))
+        return made[-1]
+
+    async with Outbox(path, connect=connect) as outbox:
+        await outbox.publish(notes, {})
+        assert made[-1].execute("PRAGMA synchronous").fetchone() == (2,)
+        assert made[-1].execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 async def test_one_outbox_at_a_time(path: Path) -> None:
     async with Outbox(path):
         error = await refusal(path)

@@ -24,6 +24,8 @@ words = Topic("words", str, retain=0)
 prices = Topic("prices", Price, key="symbol", compacted=True, retain=0)
 raw = Topic("raw", bytes, retain=0)
 
+TOPIC = [b'{"eventstream":"log","format":1}', b'{"topic":"t","epoch":"e"}']
+
 pytestmark = pytest.mark.may_block  # commands do their work in threads, and so does nothing else here
 
 
@@ -248,6 +250,12 @@ class Test_export_and_import:
             ([b'{"eventstream":"log","format":99}'], "format 1 or before"),
             ([b'{"eventstream":"log","format":1}', b'{"index":1,"key":"","time":1,"payload":1}'], "before its topic"),
             ([b'{"eventstream":"log","format":1}', b"no json"], "line 2"),
+            ([b'{"eventstream":"log","format":1}', b'{"topic":"","epoch":"e"}'], "line 2'.*: topic name"),
+            ([b'{"eventstream":"log","format":1}', b'{"topic":"t","epoch":"e.1"}'], "line 2.*position"),
+            ([b'{"eventstream":"log","format":1}', b'{"topic":"t","epoch":"e","floor":-1}'], "line 2.*position"),
+            ([*TOPIC, b'{"index":1,"key":"a\\u0000","time":1,"payload":1}'], "line 3.*: key"),
+            ([*TOPIC, b'{"index":1,"key":"a","time":1,"payload":1,"id":""}'], "line 3.*: id"),
+            ([*TOPIC, b'{"index":1,"key":"a","time":1,"payload":1,"headers":{"":""}}'], "line 3.*: header name"),
         ],
     )
     async def test_lines_that_cannot_be_read(self, path: str, lines: list[bytes], says: str) -> None:

@@ -22,6 +22,7 @@ import msgspec
 
 from ...codec import Keyed, pack_headers, parts_of
 from ...errors import InvalidPayload, LogRefused
+from ...events import Position, check_headers, check_name
 from ..log import Terms
 from .faults import fault
 from .file import connect, load, open_writing
@@ -159,11 +160,14 @@ class _Import:
             self._begin(msgspec.json.decode(line, type=_Topic))
         else:
             event = msgspec.json.decode(line, type=_Event)
+            _check(event)
             if self._batch and self._batch[0].index != event.index:
                 self._end_batch()
             self._batch.append(event)
 
     def _begin(self, topic: _Topic) -> None:
+        check_name("topic name", topic.topic)
+        Position.parse(str(Position(topic.epoch, topic.floor)))
         if topic.topic in self._store.lives:
             raise LogRefused(self._path, "foreign", f"it has a topic {topic.topic!r} already")
         self._number += 1
@@ -210,3 +214,11 @@ class _Import:
         sql = "UPDATE lives SET epoch = ?, ended = 0, floor = ?, floor_seq = ?, floor_total = ? WHERE number = ?"
         self._store.connection.execute(sql, values)
         self._life = self._topic = None
+
+
+def _check(event: _Event) -> None:
+    """Whoever wrote the line: what is in a log is as if it had been published."""
+    for what, name in (("key", event.key or None), ("id", event.id)):
+        if name is not None:
+            check_name(what, name)
+    check_headers(event.headers)
