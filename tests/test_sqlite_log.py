@@ -36,6 +36,8 @@ from eventstream import (
 )
 from eventstream.errors import InvalidPayload
 from eventstream.logs.sqlite import pages
+from eventstream.logs.sqlite.pages import read_page
+from eventstream.logs.sqlite.trimming import Trimming
 from support import Price, settle, take
 
 words = Topic("words", str, retain=10)
@@ -663,3 +665,18 @@ def test_errors_of_logs_are_errors_of_ours() -> None:
     from eventstream import LogError
 
     assert issubclass(LogError, EventStreamError)
+
+
+async def test_a_life_that_has_ended_has_no_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reader starts again, and gets nothing more of what is over, though it is not removed yet."""
+    monkeypatch.setattr(Trimming, "sweep", lambda self: False)
+    log = SQLiteLog(tmp_path / "events.db", durability="process")
+    async with EventBus(log) as bus:
+        await bus.publish(words, "a")
+        life, codec = log._lives["words"], log.codec("words")
+        page = await log.read(lambda connection: read_page(connection, life, codec, 0, None))
+        assert page is not None
+        assert [event.payload for event in page.events] == ["a"]
+        await bus.refresh(words)
+        page = await log.read(lambda connection: read_page(connection, life, codec, 0, None))
+        assert page is None

@@ -374,6 +374,40 @@ async def test_a_page_of_large_events_is_not_looked_for_to_the_end_of_the_file(p
         assert steps < 300  # of 100 instructions; 500 and more when it ran to the end
 
 
+async def test_a_topic_that_was_not_compacted_for_a_while_remembers_no_state_of_before(path: str) -> None:
+    """Its keys stayed when their events went: a key that nobody could see had a newest event."""
+    plain = Topic("prices", Price, key="symbol", retain=0)
+    few = Retention(events=1)
+    log = quick(path, retention=few)
+    async with EventBus(log) as bus:
+        for symbol in "abc":
+            await bus.publish(prices, Price(symbol, 1.0))
+        await log.trim()
+    log = quick(path, retention=few)
+    async with EventBus(log) as bus:
+        await bus.publish(plain, Price("d", 1.0))
+        await log.trim()
+    async with EventBus(quick(path)) as bus:
+        async with bus.view(prices) as view:
+            await view.ready()
+            assert list(view) == ["d"]
+        assert (await bus.publish(prices, Price("a", 2.0), expect=0)).index == 5
+
+
+async def test_a_topic_that_was_declared_wrongly_for_a_moment_keeps_its_state(path: str) -> None:
+    plain = Topic("prices", Price, key="symbol", retain=0)
+    log = quick(path, retention=Retention(events=1))
+    async with EventBus(log) as bus:
+        for symbol in "abc":
+            await bus.publish(prices, Price(symbol, 1.0))
+        await log.trim()
+    async with EventBus(quick(path)) as bus:
+        await bus.head(plain)
+    async with EventBus(quick(path)) as bus, bus.view(prices) as view:
+        await view.ready()
+        assert list(view) == ["a", "b", "c"]
+
+
 async def test_an_age_is_kept_though_the_clock_was_ahead_for_a_while(path: str) -> None:
     """What stands before an old event is as old. It was kept until the time that the wrong clock had given it."""
     clock = Clock()

@@ -134,7 +134,12 @@ class Store:
         if not life.stored:
             self._create(life)
         else:
-            self._execute([("UPDATE lives SET compacted = ? WHERE number = ?", [life.compacted, life.number])])
+            was = self.connection.execute("SELECT compacted FROM lives WHERE number = ?", (life.number,)).fetchone()
+            if was != (life.compacted,):
+                values: list[object] = [life.compacted, life.number]
+                self._execute([("UPDATE lives SET compacted = ? WHERE number = ?", values)])
+                if life.compacted:
+                    self._execute([(life.tables.forget_keys, [life.floor])])
         self.commit()
         if life.ids is None:
             self._load_ids(life, now - self.window)

@@ -206,6 +206,14 @@ class Tables:
     # Of a compacted topic.
 
     @property
+    def forget_keys(self) -> str:
+        """(floor): of events that went while it was not compacted. What still has its event is its state."""
+        return (
+            f"DELETE FROM {self.keys} WHERE idx <= ? "
+            f"AND NOT EXISTS (SELECT 1 FROM {self.events} e WHERE e.idx = {self.keys}.idx)"
+        )
+
+    @property
     def newest_of_keys(self) -> str:
         """(keys as JSON) -> rows of key, newest idx."""
         return f"SELECT key, max(idx) FROM {self.keys} WHERE key IN (SELECT value FROM json_each(?)) GROUP BY key"
