@@ -11,10 +11,21 @@ from typing import Any
 import pytest
 from anyio import from_thread, to_thread
 
-from eventstream import EARLIEST, EventBus, LogFull, LogInUse, LogRefused, Retention, SQLiteLog, Topic, open_bus
+from eventstream import (
+    EARLIEST,
+    EventBus,
+    LogFailed,
+    LogFull,
+    LogInUse,
+    LogRefused,
+    Retention,
+    SQLiteLog,
+    Topic,
+    open_bus,
+)
 from eventstream.cli.app import call
 from eventstream.errors import InvalidPayload
-from eventstream.logs.sqlite import transfer, upkeep
+from eventstream.logs.sqlite import file, transfer, upkeep
 from eventstream.logs.sqlite.file import connect
 from eventstream.logs.sqlite.transfer import export_lines, import_lines
 from eventstream.logs.sqlite.upkeep import backup, compact, info, verify
@@ -83,6 +94,17 @@ class Test_info:
         with pytest.raises(LogRefused, match="no such file"):
             info(path)
         assert not Path(path).exists()
+
+    def test_a_file_that_cannot_be_opened_now(self, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For want of descriptors, say."""
+        Path(path).write_bytes(b"SQLite format 3\0" + bytes(200))
+
+        def fail(path: str) -> sqlite3.Connection:
+            raise sqlite3.OperationalError("unable to open database file")
+
+        monkeypatch.setattr(file, "connect", fail)
+        with pytest.raises(LogFailed, match="unable to open"):
+            info(path)
 
 
 class Test_verify:

@@ -230,6 +230,21 @@ async def test_a_reader_that_is_reading_when_the_log_is_closed_keeps_nothing_ope
         await log.read(read)
 
 
+async def test_a_reader_that_cannot_be_set_up_is_closed(path: Path) -> None:
+    made: list[Any] = []
+
+    def open_failing(path: str) -> Any:
+        made.append(Failing(connect(path), lambda sql: "write" if sql == "PRAGMA query_only = ON" else None))
+        return made[-1]
+
+    log = SQLiteLog(path, connect=open_failing)
+    async with EventBus(log):
+        with pytest.raises(LogFailed):
+            await log.read(lambda connection: None)
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            made[-1].execute("SELECT 1")
+
+
 async def test_closing_closes_everything_whatever_fails(path: Path) -> None:
     class Stubborn(Failing):
         def close(self) -> None:

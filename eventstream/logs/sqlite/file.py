@@ -77,8 +77,12 @@ def open_reading(path: str, connect: Connect) -> sqlite3.Connection:
     """One more connection to the same log, that cannot change it."""
     try:
         connection = connect(path)
-        connection.execute("PRAGMA query_only = ON")
-        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        try:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
     except sqlite3.Error as error:
         raise fault(path, error) from error

@@ -76,15 +76,13 @@ def reading(path: str) -> Iterator[sqlite3.Connection]:
     """
     if not os.path.exists(path):
         raise LogRefused(path, "unreachable", "there is no such file")
-    check(path)
-    connection = connect(path)
     try:
-        connection.execute("PRAGMA query_only = ON")
-        yield connection
+        check(path)
+        with closing(connect(path)) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            yield connection
     except sqlite3.Error as error:
         raise fault(path, error) from error
-    finally:
-        connection.close()
 
 
 def info(path: str) -> FileInfo:
