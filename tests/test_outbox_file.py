@@ -18,7 +18,7 @@ from cli_support import ENVIRONMENT
 from outbox_support import FailingBus, notes
 
 from eventstream import EventBus
-from eventstream.errors import NotStored, OutboxUnusable
+from eventstream.errors import NotAccepted, NotStored, OutboxUnusable
 from eventstream.outbox import Outbox, Sending
 from eventstream.pipes import Retry
 
@@ -268,6 +268,19 @@ async def test_each_statement_may_fail(tmp_path: Path, kind: str) -> None:
         assert [payload["n"] for payload in bus.of("a")] == sent
         async with Outbox(path, topics=[notes]) as outbox:
             assert not outbox.entries()
+
+
+async def test_an_answer_that_could_not_be_written_is_written_later(path: Path) -> None:
+    """Whoever waits is told then, and the next process knows it too."""
+    bus = FailingBus(delay=0.0)
+    faulty = Faulty("INSERT OR REPLACE INTO progress", 2)  # the first is what is noted before it is sent
+    async with Outbox(path, bus, topics=[notes], sending=QUICK, connect=faulty.connect) as outbox:
+        id = await outbox.publish(notes, {}, key="a", expect=7)
+        with pytest.raises(NotAccepted, match="conflict"), anyio.fail_after(5):
+            await outbox.wait(id)
+        assert faulty.seen > 2
+    async with Outbox(path, topics=[notes]) as outbox:
+        assert [entry.state for entry in outbox.entries()] == ["conflict"]
 
 
 async def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_room(path: Path) -> None:
