@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from random import Random
 from typing import Any, cast
@@ -447,3 +448,22 @@ class Test_what_is_appended:
                 await bus.publish(words, "a")
             broken = False
             assert (await bus.publish(words, "b")).index == 1
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+async def test_ids_are_known_though_the_system_s_clock_is_set(monkeypatch: pytest.MonkeyPatch, is_given: bool) -> None:
+    """Set forward by an hour, it would have made the log forget them all at once. One that is given is believed."""
+    offset, real = 0.0, time.time
+
+    def set_clock() -> float:
+        return real() + offset
+
+    if not is_given:
+        monkeypatch.setattr(time, "time", set_clock)
+    async with EventBus(MemoryLog(clock=set_clock)) as bus:
+        assert (await bus.publish(words, "a", id="a")).index == 1
+        offset = 3600.0
+        assert bus.dedupe_seconds(words) == 120.0
+        assert (await bus.publish(words, "b", id="b")).index == 2
+        assert (await bus.publish(words, "a", id="a")).index == (3 if is_given else 1)
+        assert (await bus.publish(words, "b", id="b")).index == 2

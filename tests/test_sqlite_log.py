@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -680,3 +681,24 @@ async def test_a_life_that_has_ended_has_no_pages(tmp_path: Path, monkeypatch: p
         await bus.refresh(words)
         page = await log.read(lambda connection: read_page(connection, life, codec, 0, None))
         assert page is None
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+async def test_ids_are_known_though_the_system_s_clock_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_given: bool
+) -> None:
+    """Set forward by an hour, it would have made the log forget them all at once. One that is given is believed."""
+    offset, real = 0.0, time.time
+
+    def set_clock() -> float:
+        return real() + offset
+
+    if not is_given:
+        monkeypatch.setattr(time, "time", set_clock)
+    async with EventBus(SQLiteLog(tmp_path / "events.db", clock=set_clock)) as bus:
+        assert (await bus.publish(words, "a", id="a")).index == 1
+        offset = 3600.0
+        assert bus.dedupe_seconds(words) == 120.0
+        assert (await bus.publish(words, "b", id="b")).index == 2
+        assert (await bus.publish(words, "a", id="a")).index == (3 if is_given else 1)
+        assert (await bus.publish(words, "b", id="b")).index == 2

@@ -13,6 +13,7 @@ from ..errors import Conflict, IndexOrder
 from ..events import MAX_INDEX, NO_HEADERS, Event, Position
 from ..topics import AnyEvent, LiveTopic, walk
 from .log import Entries, Terms
+from .steady import steadied
 
 __all__ = ("MemoryLog",)
 
@@ -38,6 +39,7 @@ class MemoryLog:
         dedupe_seconds: float = DEDUPE_SECONDS,
     ) -> None:
         self._clock = clock
+        self._steady = steadied(clock)
         self._random = random or SystemRandom()
         self._window = dedupe_seconds
         self._memories: dict[str, _Memory] = {}
@@ -63,7 +65,8 @@ class MemoryLog:
             index = live.head + 1
             headers = NO_HEADERS
             if terms is not None:
-                index = self._index_on(terms, live, entries, now)
+                steady = self._steady()
+                index = self._index_on(terms, live, entries, steady)
                 if index <= live.head:
                     return Position(live.epoch, index)
                 headers = terms.headers
@@ -79,7 +82,7 @@ class MemoryLog:
             if terms is not None or self._expecting:
                 memory = self._memory(live)
                 if terms is not None and terms.id is not None:
-                    memory.remember(terms.id, now, index)
+                    memory.remember(terms.id, steady, index)
                 if memory.keys is not None:
                     memory.keys.add(live, events)
             return Position(live.epoch, index)
@@ -99,7 +102,7 @@ class MemoryLog:
         memory = self._memories.get(live.topic.name)
         if memory is None or memory.epoch != live.epoch:
             return self._window
-        return min(self._window, max(0.0, self._clock() - memory.forgotten))
+        return min(self._window, max(0.0, self._steady() - memory.forgotten))
 
     async def refresh(self, live: LiveTopic) -> Position:
         """Begins again, as if the topic had never been used."""

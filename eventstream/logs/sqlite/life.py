@@ -100,8 +100,6 @@ class Life:
         self.seq += count
         self.total += len(body)
         self.rows += (index, self.seq, self.total, count, time, id, body)
-        if id is not None:
-            self.fresh[id] = (time, index)
 
     def inserts(self) -> list[tuple[str, list[object]]]:
         """The statements that insert what was added, and forgets it."""

@@ -20,6 +20,7 @@ from ...errors import BusClosed
 from ...events import Position
 from ...topics import AnyEvent, LiveTopic, Page, current_waker
 from ..log import Entries, Terms
+from ..steady import steadied
 from .faults import fault
 from .file import Connect, Durability, connect, load, open_reading, open_writing
 from .life import DEDUPE_IDS, Life
@@ -77,6 +78,7 @@ class SQLiteLog:
         self._retentions = dict(topics or {})
         self._window = dedupe_seconds
         self._clock = clock
+        self._steady = clock
         self._random = random or SystemRandom()
         self._connect = connect
         self._attaching = threading.Lock()
@@ -112,6 +114,7 @@ class SQLiteLog:
     def _open(self) -> None:
         self._path = realpath(self._path)  # it stays the same file if the program goes to another directory
         owner = Ownership(self._path)
+        self._steady = steadied(self._clock)  # in the file are times of the clock as it is now
         try:
             connection = open_writing(self._path, self._connect, self._durability)
             try:
@@ -139,7 +142,7 @@ class SQLiteLog:
         self._codecs[name] = TopicCodec(live.topic)
         if self._store is not None:
             store = self._store
-            writer.put(Job(lambda: store.declare(life, self._clock())))  # who publishes is told, should that fail
+            writer.put(Job(lambda: store.declare(life, self._steady())))  # who publishes is told, should that fail
         live.past = _Past(self, live, life)
         live.begin(life.epoch, life.head)
 
@@ -166,7 +169,8 @@ class SQLiteLog:
         name = live.topic.name
         encode = self._codecs[name].encode_payload
         headers = None if terms is None else pack_headers(name, terms.headers)
-        publish = Publish(entries, [encode(payload) for _, payload in entries], headers, terms, self._clock())
+        times = (self._clock(), self._steady())
+        publish = Publish(entries, [encode(payload) for _, payload in entries], headers, terms, times)
         publish.check(name)
         job = Append(live, publish)
         await writer.submit(job)
@@ -177,7 +181,7 @@ class SQLiteLog:
         life = self._lives[live.topic.name]
         if life.ids is None and life.retained > DEDUPE_IDS:
             return 0.0  # they are just being read
-        return min(self._window, max(0.0, self._clock() - life.forgotten))
+        return min(self._window, max(0.0, self._steady() - life.forgotten))
 
     async def refresh(self, live: LiveTopic) -> Position:
         """Ends the topic's life, and begins another. What it had is removed in the background."""

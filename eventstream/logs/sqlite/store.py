@@ -24,18 +24,28 @@ LARGEST: Final = 256 << 20  # bytes of a batch: it is read in hex, and SQLite's 
 
 
 class Publish:
-    """One publish: all that the writer has to know of it, with its payloads encoded."""
+    """One publish: all that the writer has to know of it, with its payloads encoded.
 
-    __slots__ = ("at", "entries", "headers", "payloads", "size", "terms")
+    Attributes:
+        at: The time of its events.
+        steady: The same for its id, by a clock that nobody sets.
+    """
+
+    __slots__ = ("at", "entries", "headers", "payloads", "size", "steady", "terms")
 
     def __init__(
-        self, entries: Entries, payloads: list[bytes], headers: bytes | None, terms: Terms | None, at: float
+        self,
+        entries: Entries,
+        payloads: list[bytes],
+        headers: bytes | None,
+        terms: Terms | None,
+        times: tuple[float, float],
     ) -> None:
         self.entries: Entries = entries
         self.payloads: list[bytes] = payloads
         self.headers: bytes | None = headers
         self.terms: Terms | None = terms
-        self.at: float = at
+        self.at, self.steady = times
         self.size: int = len(payloads[0]) if len(payloads) == 1 else sum(map(len, payloads))
 
     def check(self, topic: str) -> None:
@@ -85,7 +95,7 @@ class Store:
         id = None
         if terms is not None:
             id = terms.id
-            if id is not None and (first := self._index_of(life, id, at - self.window)) is not None:
+            if id is not None and (first := self._index_of(life, id, publish.steady - self.window)) is not None:
                 return first
             if terms.expect is not None:
                 actual = self._newest(life, entries[0][0])
@@ -100,6 +110,8 @@ class Store:
             self._create(life)
         self._note_keys(life, entries, index)
         life.add(index, at, id, len(entries), publish.pack(index))
+        if id is not None:
+            life.fresh[id] = (publish.steady, index)
         return index
 
     def commit(self) -> None:

@@ -194,7 +194,7 @@ class _Import:
         headers = pack_headers(topic.topic, first.headers)
         terms = Terms(index=first.index, id=first.id)
         entries = tuple([(event.key, Keyed) for event in batch])  # the payloads that count are the encoded ones
-        publish = Publish(entries, payloads, headers, terms, first.time)
+        publish = Publish(entries, payloads, headers, terms, (first.time, first.time))
         self._store.append(life, publish)
         if first.index <= topic.floor:
             self._floor = (life.seq, life.total)
