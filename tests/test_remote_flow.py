@@ -17,6 +17,7 @@ from eventstream import EARLIEST, Event, NotAuthorized, SlowSubscriber, Snapshot
 from eventstream.codec import TopicCodec
 from eventstream.errors import InvalidPayload, LimitReached, PipeAbandoned
 from eventstream.remote.messages import EVENTS, Credit, Ended, Events, Mark, OpenTopic, Subscribe
+from eventstream.remote.outgoing import BOUND
 from eventstream.remote.sharing import Kept, SharedEvents
 from support import Price
 
@@ -192,6 +193,21 @@ class Test_credit:
             assert got == sent
             assert stopped.lag <= 10_000 / 100 + 128
             assert await take(stopped, 5000) == sent
+
+    @simulated
+    async def test_who_grants_much_and_takes_nothing_makes_the_server_hold_little(self) -> None:
+        """Credit is the client's word; what waits for its pipe is bounded by the server, who reads no further."""
+        async with Town(words).open() as town, stranger(town) as other:
+            opening = OpenTopic(1, "words", False, 1024, 65_536), Subscribe(1, 1, None, None, None, 2**62)
+            await other.say(*opening)
+            await settle()
+            [connection] = town.server._connections
+            waiting = 0
+            for _ in range(100):
+                town.bus.publish_nowait(words, "x" * 50_000)
+                await settle(2)
+                waiting = max(waiting, connection._outgoing.size)
+            assert BOUND < waiting <= BOUND + 2 * 50_100
 
     @simulated
     async def test_a_stopped_reader_falls_under_the_bound_of_its_topic(self) -> None:

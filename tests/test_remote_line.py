@@ -68,8 +68,17 @@ async def test_publishes_of_one_client_share_syncs_and_keep_their_order(tmp_path
 async def test_a_line_that_is_full_makes_the_client_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And goes on when it is empty."""
     monkeypatch.setattr(line, "MOST", 3)
+    add = line.Line.add
+    lengths: list[int] = []
+
+    async def note(self: line.Line, *args: Any) -> None:
+        await add(self, *args)
+        lengths.append(len(self))
+
+    monkeypatch.setattr(line.Line, "add", note)
     async with served(tmp_path / "events.db", []) as (_, client):
         assert await publish_at_once(client, 50) == list(range(1, 51))
+    assert max(lengths) == 3
 
 
 async def test_what_is_asked_later_sees_what_was_published_before(tmp_path: Path) -> None:

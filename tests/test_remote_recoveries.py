@@ -20,7 +20,11 @@ from eventstream import (
     Subscription,
     Topic,
 )
-from eventstream.remote import RemoteBus
+from eventstream.codec import TopicCodec
+from eventstream.remote import RemoteBus, RemoteSubscription
+from eventstream.remote.feed import Feed
+from eventstream.remote.messages import Mark
+from eventstream.topics import current_waker
 from support import Price, collecting
 
 prices = Topic("prices", Price, key="symbol", compacted=True, retain=20)
@@ -382,3 +386,35 @@ def test_the_client_is_what_open_bus_gives() -> None:
     from eventstream.remote import open_bus
 
     assert isinstance(open_bus("tcp://127.0.0.1:1"), RemoteBus)
+
+
+class Hearing:
+    """A server that only listens."""
+
+    def __init__(self) -> None:
+        self.left = False
+
+    def grant(self, feed: Feed, size: int) -> None:
+        """Nothing is owed."""
+
+    def ask_bookmark(self, feed: Feed) -> None:
+        """Nobody answers."""
+
+    def leave(self, feed: Feed) -> None:
+        self.left = True
+
+
+@simulated
+async def test_half_a_snapshot_is_never_taken_for_the_whole() -> None:
+    """Restarted without its source, on the same history, a server resumes where the snapshot was to begin again: what
+    came of it before, and the history after that, are no state."""
+    server, waker = Hearing(), current_waker()
+    feed = Feed(1, TopicCodec(words), (None, None), None, 1000, server, waker)
+    subscription: RemoteSubscription[str] = RemoteSubscription(feed, waker)
+    frames = subscription.frames()
+    feed.mark(Mark(1, "start", "life", 0, "new"))
+    assert isinstance(await anext(frames), SnapshotStart)
+    feed.mark(Mark(1, "resumed", "life", 0))
+    with pytest.raises(PositionLost):
+        await anext(frames)
+    assert server.left
