@@ -36,7 +36,8 @@ from eventstream import (
     Topic,
 )
 from eventstream.errors import InvalidPayload
-from eventstream.logs.sqlite import pages
+from eventstream.logs.sqlite import life, pages, store
+from eventstream.logs.sqlite import log as log_module
 from eventstream.logs.sqlite.pages import read_page
 from eventstream.logs.sqlite.trimming import Trimming
 from support import Price, settle, take
@@ -702,3 +703,24 @@ async def test_ids_are_known_though_the_system_s_clock_is_set(
         assert (await bus.publish(words, "b", id="b")).index == 2
         assert (await bus.publish(words, "a", id="a")).index == (3 if is_given else 1)
         assert (await bus.publish(words, "b", id="b")).index == 2
+
+
+async def test_how_far_back_ids_are_known_is_told_when_there_was_no_room_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a restart and after it: a server refuses to repeat what is older."""
+    for module in (life, store, log_module):
+        monkeypatch.setattr(module, "DEDUPE_IDS", 3)
+    now = 1000.0
+    async with EventBus(SQLiteLog(tmp_path / "events.db", clock=lambda: now)) as bus:
+        for number in range(5):
+            now += 1.0
+            await bus.publish(words, "a", id=f"{number}")
+        now += 1.0
+        assert bus.dedupe_seconds(words) == 4.0  # since the second one came
+        assert (await bus.publish(words, "a", id="2")).index == 3
+        assert (await bus.publish(words, "a", id="1")).index == 6
+        now += 1.0
+    async with EventBus(SQLiteLog(tmp_path / "events.db", clock=lambda: now)) as bus:
+        assert (await bus.publish(words, "a", id="4")).index == 5
+        assert bus.dedupe_seconds(words) == 4.0  # since the third
