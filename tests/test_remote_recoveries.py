@@ -18,6 +18,7 @@ from eventstream import (
     SnapshotEnd,
     SnapshotStart,
     Subscription,
+    SubscriptionReset,
     Topic,
 )
 from eventstream.codec import TopicCodec
@@ -209,6 +210,17 @@ class Test_another_history:
             assert seen[seen.index(start) + 1 :].count(Price("Y", 2.0)) == 1
             assert dict(view) == {"Y": Price("Y", 2.0)}
             await view.reached(position)
+
+    @simulated
+    async def test_who_reads_events_alone_is_told_the_server_s_reason(self) -> None:
+        async with Town(prices).open() as town, town.client() as bus:
+            subscription = bus.subscribe(prices)
+            await bus.publish(prices, Price("X", 1.0))
+            assert await take(subscription, 1) == [Price("X", 1.0)]
+            await town.restart()
+            with pytest.raises(SubscriptionReset) as caught:
+                await subscription.receive()
+            assert caught.value.reason == "epoch"
 
     @simulated
     async def test_of_a_plain_topic_is_a_lost_position(self) -> None:
