@@ -64,6 +64,7 @@ class MemoryLog:
         try:
             index = live.head + 1
             headers = NO_HEADERS
+            steady = 0.0
             if terms is not None:
                 steady = self._steady()
                 index = self._index_on(terms, live, entries, steady)

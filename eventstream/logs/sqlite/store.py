@@ -47,7 +47,8 @@ class Publish:
         self.payloads: list[bytes] = payloads
         self.headers: bytes | None = headers
         self.terms: Terms | None = terms
-        self.at, self.steady = times
+        self.at: float = times[0]
+        self.steady: float = times[1]
         self.size: int = len(payloads[0]) if len(payloads) == 1 else sum(map(len, payloads))
 
     def check(self, topic: str) -> None:
