@@ -29,7 +29,7 @@ from ..errors import EventStreamError
 from ..events import Position
 from ..pipes.signal import Signal
 from . import file
-from .bus import Bus, Reachable
+from .bus import Bus, Reachable, Submitting
 from .entry import EntryState
 from .flights import Body, Flights
 from .lanes import Lanes, Record
@@ -122,12 +122,15 @@ class Drain:
         """Until `stopping` is set and what was under way is answered."""
         async with create_task_group() as self._tasks:
             self._tasks.start_soon(self._flights.watch)
-            while True:
-                await self._round()
-                if self.stopping and not self._lanes.in_flight and not self._unwritten:
-                    break
-                with move_on_after(self._rest()):
-                    await self._wake.wait()
+            try:
+                while True:
+                    await self._round()
+                    if self.stopping and not self._lanes.in_flight and not self._unwritten:
+                        break
+                    with move_on_after(self._rest()):
+                        await self._wake.wait()
+            finally:
+                self._flights.abandon()
             self._tasks.cancel_scope.cancel()
 
     @property
@@ -269,14 +272,19 @@ class Drain:
                 self._settle(record, Outcome("dead", "damaged in the file", refused=True))
             else:
                 flights.append((record, body))
+        if not flights:
+            return
         bus = self._bus
-        if flights and bus is not None:
+        if bus is None:  # it was taken away meanwhile
+            for record, _ in flights:
+                self._settle(record, _TAKEN_AWAY)
+        elif isinstance(bus, Submitting):
+            for record, body in flights:
+                self._flights.submit(bus, record, body)
+        else:
             patient = isinstance(bus, Reachable)
             for record, body in flights:
                 self._flights.start(self._tasks, bus, patient, record, body)
-        elif flights:  # the bus was taken away meanwhile
-            for record, _ in flights:
-                self._settle(record, _TAKEN_AWAY)
 
     def _answer(self, record: Record, outcome: Outcome, position: Position | None) -> None:
         if outcome.about_bus:

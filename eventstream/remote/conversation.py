@@ -51,7 +51,7 @@ from .messages import (
     with_age,
 )
 from .outgoing import Outgoing
-from .requests import Request, Requests
+from .requests import Request, Requests, Told
 from .standing import Standing
 
 __all__ = ("Conversation",)
@@ -129,9 +129,17 @@ class Conversation:
         """
         await checkpoint_if_cancelled()  # a full one would let others come first, who asked later
         self.check()
+        return await self.requests.answer(self._request(make))
+
+    def submit(self, make: Callable[[int], Message], about: Any, told: Told) -> None:
+        """As `ask`, but returns at once; `told` is called with the request when it is answered, or cannot be."""
+        self.check()
+        self.requests.ask(self._request(make, about), told)
+
+    def _request(self, make: Callable[[int], Message], about: Any = None) -> Request:
         self._asked += 1
         message = make(self._asked)
-        return await self.requests.answer(Request(self._asked, encode(message), isinstance(message, Publish)))
+        return Request(self._asked, encode(message), type(message) is Publish, about)
 
     def _say_request(self, request: Request) -> None:
         if not self.standing.accepted:
