@@ -238,7 +238,7 @@ async def test_a_discarded_entry_whose_answer_comes_later_disturbs_nobody(path: 
 @pytest.mark.parametrize("seed", range(12))
 @simulated
 async def test_any_order_of_losses(path: Path, seed: int) -> None:
-    """Outboxes are left and killed, links are cut, half open or gone, servers are replaced: once, in the key's order."""
+    """Outboxes are left and killed, links are cut, half open or gone, servers replaced: once, in the key's order."""
     random = Random(seed)
     sent = 0
     async with town().open() as here, here.client() as bus:

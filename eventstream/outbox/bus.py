@@ -75,7 +75,7 @@ class Answered(Protocol):
 class Submitting(Reachable, Protocol):
     """A bus that takes a publish as it is kept here, and calls back: half as dear as one that a task waits for.
 
-    Not for users: as `RemoteBus` does it. Who wraps one and changes `publish` should have no `submit`, or change it, too.
+    Not for users: as `RemoteBus` does it. Who changes the `publish` of one changes its `submit`, too.
     """
 
     def submit(

@@ -12,7 +12,7 @@ know.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from random import Random, SystemRandom
 from typing import Any, Final, NoReturn, TypeVar
@@ -241,22 +241,21 @@ class RemoteBus(AsyncContextManagerMixin):
         answer: dict[str, dict[str, Any]] = await self._conversation.ask(ListTopics)
         return answer
 
-    async def _publish(
+    def _publish(
         self,
         topic: int,
         entries: list[tuple[str | None, msgspec.Raw]] | Any,
         form: Any,
         asked: tuple[int | None, str | None, Mapping[str, str] | None, int | None],
-    ) -> Position:
+    ) -> Awaitable[Position]:
         expect, id, headers, index = asked
         terms(*asked)  # the checks are the bus's own
         copied = dict(headers) if headers else None
-        position: Position = await self._conversation.ask(
+        return self._conversation.ask(
             lambda request: Publish(
                 request, topic, entries, id or f"{self._name}:{request}", expect, index, copied, form
             )
         )
-        return position
 
     # Reading.
 

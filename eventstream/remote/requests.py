@@ -155,5 +155,6 @@ class Requests:
         request = self._open.pop(number, None)
         if request is not None:
             self.size -= len(request.data)
-            self._admit()
+            if self._waiting:
+                self._admit()
         return request
