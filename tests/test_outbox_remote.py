@@ -138,6 +138,21 @@ async def test_it_is_said_again_on_each_connection_and_arrives_once(path: Path) 
 
 
 @simulated
+async def test_several_of_a_key_under_way_keep_their_order(path: Path) -> None:
+    """A client says what is submitted in that order, on each connection anew."""
+    sending = Sending(retry=QUICK.retry, per_key=5, in_flight=7)
+    async with town().open() as here, here.client() as bus, at(path, None, sending=sending) as outbox:
+        for n in range(120):
+            await outbox.publish(notes, {"n": n}, key=f"k{n % 2}")
+        outbox.use(bus)
+        await settle()
+        here.cut()
+        assert await outbox.flush() == 0
+        for key in range(2):
+            assert await numbers(here.bus, f"k{key}") == [*range(key, 120, 2)]
+
+
+@simulated
 async def test_leaving_takes_back_what_has_no_answer(path: Path) -> None:
     """The client lives on, and says it no more; the next outbox does."""
     async with town().open() as here, here.client() as bus:
