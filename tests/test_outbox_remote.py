@@ -113,6 +113,22 @@ async def test_each_answer_has_its_outcome(path: Path) -> None:
 
 
 @simulated
+async def test_what_the_file_holds_is_checked_here_before_it_is_sent(path: Path) -> None:
+    """By the type and the key of the present declaration: a server that passes bytes on does not look into them."""
+    other = Topic("prices", Price, key=lambda price: price.symbol.lower(), compacted=True)
+    async with town().open() as here, here.client() as bus:
+        async with at(path, None) as outbox:
+            id = await outbox.publish(prices, Price("X", 1.0))
+        async with at(path, bus, topics=[other]) as outbox:
+            assert await outbox.flush() == 1
+            [entry] = outbox.entries("dead")
+            assert entry.id == id
+            assert "its key was 'X', and is another by the present declaration" in entry.reason
+            assert len(bus._conversation.requests) == 0
+        assert await events(here.bus, prices) == []
+
+
+@simulated
 async def test_a_tombstone_is_submitted_to_a_compacted_topic_alone(path: Path) -> None:
     """As `delete` refuses it, before anything is said."""
     async with town().open() as here, here.client() as bus:
