@@ -23,16 +23,18 @@ class Ages:
 
     Args:
         clock: The time in POSIX seconds.
+        loop_clock: That of the event loop.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], loop_clock: Callable[[], float] = current_time) -> None:
         self._clock = clock
+        self._loop_clock = loop_clock
         self._ahead: float | None = None  # by how much the wall clock was, when it was looked at last
         self._slept = 0.0
 
     def now(self) -> float:
         """Seconds. Never less than before, nor than the loop's clock has gone on."""
-        now = current_time()
+        now = self._loop_clock()
         ahead = self._clock() - now
         if self._ahead is not None and ahead - self._ahead > SLEPT:
             self._slept += ahead - self._ahead
