@@ -7,7 +7,6 @@ import contextlib
 import inspect
 import io
 import re
-import socket
 import ssl
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any, get_args
 
 import anyio
 import pytest
+from cli_support import free_port
 
 import eventstream
 from eventstream import (
@@ -420,9 +420,7 @@ def test_the_tls_that_is_shown_works(backend: str, tmp_path: Path, monkeypatch: 
     authority.issue_cert("127.0.0.1").configure_cert(served)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
 
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
