@@ -125,6 +125,8 @@ def test_serve_an_address_that_is_taken_is_said(tmp_path: Path, capfd: pytest.Ca
         (["--listen", "tls://127.0.0.1:0", "--cert", __file__], "no certificate or key that can be used"),
         (["--listen", "tcp://127.0.0.1:0", "--log", "sqlite://x"], "write sqlite:///path"),
         (["--listen", "tcp://127.0.0.1:0", "--log", "redis://x"], "must be one of memory, sqlite"),
+        (["--listen", "tcp://127.0.0.1:0", "--cert", __file__], "--cert, --key and --client-ca need a tls:// address"),
+        (["--listen", "unix:///x", "--client-ca", __file__], "--cert, --key and --client-ca need a tls:// address"),
         (["--listen", "tcp://127.0.0.1:0", "--token-file", "none"], "none: No such file"),
         (["--listen", "tcp://127.0.0.1:0", "--token-file", "/dev/null"], "no token in it"),
         ([], "requires an argument"),

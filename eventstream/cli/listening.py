@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -32,6 +33,15 @@ class Certificates(msgspec.Struct, frozen=True):
     cert: Path | None = None
     key: Path | None = None
     client_ca: Path | None = None
+
+    def check(self, urls: Sequence[str]) -> None:
+        """Refuses files that would protect nothing.
+
+        Raises:
+            Failure: if there are some, and no address that uses them.
+        """
+        if any((self.cert, self.key, self.client_ca)) and not any(url.startswith("tls:") for url in urls):
+            raise Failure("--cert, --key and --client-ca need a tls:// address", USAGE)
 
     def context(self) -> ssl.SSLContext:
         """As the server's end of TLS.

@@ -21,7 +21,7 @@ from ..errors import OutboxUnusable
 from ..outbox import Entry, EntryState, Outbox, Sending
 from ..pipes import Retry
 from .links import Link, connected
-from .running import DONE, FAILED, USAGE, Failure, Output, as_json, printable, tell
+from .running import DONE, FAILED, USAGE, Failure, Output, as_json, counted, printable, tell
 
 __all__ = ("discard", "drain", "list_entries", "retry", "show")
 
@@ -36,7 +36,7 @@ async def list_entries(path: Path, state: EntryState | None, json: bool) -> int:
     lines = (as_json(entry) if json else _line(entry) for entry in entries)
     await Output().write(b"".join(line + b"\n" for line in lines))
     if not json:
-        tell(f"{len(entries):,} entries{'' if state is None else f' in state {state}'}")
+        tell(f"{_entries(len(entries))}{'' if state is None else f' in state {state}'}")
     return DONE
 
 
@@ -60,7 +60,7 @@ async def retry(path: Path, ids: Sequence[str], expect: int | Literal["same", "a
     async with _opened(path) as outbox:
         for id in ids:
             await outbox.retry(id, expect=expect)
-    tell(f"{len(ids):,} entries will be tried again")
+    tell(f"{_entries(len(ids))} will be tried again")
     return DONE
 
 
@@ -69,7 +69,7 @@ async def discard(path: Path, ids: Sequence[str]) -> int:
     async with _opened(path) as outbox:
         for id in ids:
             await outbox.discard(id)
-    tell(f"{len(ids):,} entries were discarded")
+    tell(f"{_entries(len(ids))} {'was' if len(ids) == 1 else 'were'} discarded")
     return DONE
 
 
@@ -89,7 +89,7 @@ async def drain(path: Path, url: str, link: Link, json: bool) -> int:
         for state in ("pending", "held", "conflict", "unknown", "dead")
         if (count := getattr(statistics, state))
     )
-    tell(f"drained {statistics.accepted:,} entries{'; left: ' if left else ''}{left}")
+    tell(f"drained {_entries(statistics.accepted)}{'; left: ' if left else ''}{left}")
     return FAILED if left else DONE
 
 
@@ -106,6 +106,8 @@ async def _until_it_stands_still(outbox: Outbox, seconds: float) -> None:
 async def _opened(path: Path) -> AsyncIterator[Outbox]:
     if not path.exists():  # noqa: ASYNC240  one look, before anything else runs
         raise Failure(f"{path}: there is no such file", USAGE)
+    if not path.is_file():  # noqa: ASYNC240
+        raise Failure(f"{path}: this is no file", USAGE)
     try:
         async with Outbox(path, sending=QUICK) as outbox:
             outbox.declare(*outbox.untyped())
@@ -114,6 +116,10 @@ async def _opened(path: Path) -> AsyncIterator[Outbox]:
         if error.why != "busy":
             raise
         raise Failure(f"{path} is in use: ask the program that has it, or stop it first") from None
+
+
+def _entries(number: int) -> str:
+    return counted(number, "entry", "entries")
 
 
 def _line(entry: Entry) -> bytes:

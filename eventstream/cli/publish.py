@@ -20,7 +20,7 @@ from ..events import NO_KEY, Position, Topic, check_name
 from ..remote import RemoteBus
 from .lines import Line, read_lines, total_bytes
 from .links import Link, connected
-from .running import DONE, USAGE, Failure, tell
+from .running import DONE, USAGE, Failure, counted, tell
 from .untyped import find, to_keyed, untyped
 
 __all__ = ("Input", "publish")
@@ -63,6 +63,9 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
         found = payload[self.key_field]
         if isinstance(found, int) and not isinstance(found, bool):
             found = str(found)
+        if not isinstance(found, str):
+            shown = msgspec.json.encode(found).decode()
+            raise line.failure(f"the field {self.key_field!r} is to be the key, so text or a whole number, not {shown}")
         try:
             return check_name(f"the field {self.key_field!r}", found)
         except EventStreamError as error:
@@ -83,8 +86,7 @@ async def publish(url: str, name: str, input: Input, link: Link) -> int:
                 await publishing.run()
         finally:
             last = "" if publishing.last is None else f"; last position {publishing.last}"
-            events = "event" if publishing.count == 1 else "events"
-            tell(f"published {publishing.count:,} {events} to {name}{last}")
+            tell(f"published {counted(publishing.count, 'event')} to {name}{last}")
     return DONE
 
 

@@ -29,6 +29,7 @@ __all__ = (
     "Failure",
     "Output",
     "as_json",
+    "counted",
     "first",
     "printable",
     "run",
@@ -72,12 +73,18 @@ def run(name: str, command: Callable[..., Awaitable[int]], *arguments: Any) -> i
 
 def tell(text: str) -> None:
     """One line for the user, beside the output."""
-    print(printable(text), file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # closed; None would mean standard output to `print`
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
     """Without characters that could command a terminal."""
     return text.translate(SHOWN)
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """How many there are of something: `1 key`, `2,000 keys`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def as_json(value: object) -> bytes:
@@ -86,23 +93,49 @@ def as_json(value: object) -> bytes:
 
 
 class Output:
-    """Standard output, for an event loop: waiting for a slow reader stops neither the loop nor Ctrl-C."""
+    """Standard output, for an event loop: waiting for a slow reader stops neither the loop nor Ctrl-C.
+
+    Raises:
+        Failure: if it is closed.
+    """
 
     def __init__(self) -> None:
+        if sys.stdout is None:
+            raise Failure("standard output is closed: give it somewhere to go")
         sys.stdout.flush()
         self._fd = sys.stdout.fileno()
-        self._can_wait = not stat.S_ISREG(os.fstat(self._fd).st_mode)
+        self._mode = os.fstat(self._fd).st_mode
+        self._can_wait = not stat.S_ISREG(self._mode)
 
     async def write(self, data: bytes) -> None:
         """Writes all of it, at once.
 
         Raises:
             BrokenPipeError: if nobody reads it any more.
+            Failure: if there is no room for it, or it fails.
         """
         rest = memoryview(data)
         while rest:
             await self._wait()
-            rest = rest[os.write(self._fd, rest[:ATOMIC]) :]
+            try:
+                rest = rest[os.write(self._fd, rest[:ATOMIC]) :]
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise Failure(f"standard output: {error.strerror or error}") from None
+
+    async def until_gone(self) -> None:
+        """Waits until nobody reads it any more, for who may have nothing to write for long.
+
+        It is known of pipes, on systems that tell it by poll; elsewhere this waits for ever, and `write` will notice.
+
+        Raises:
+            BrokenPipeError: if nobody reads it any more.
+        """
+        if stat.S_ISFIFO(self._mode) and sys.platform == "linux":
+            await anyio.wait_readable(self._fd)  # the end that is written to has nothing to read, but for this news
+            raise BrokenPipeError
+        await anyio.sleep_forever()
 
     async def _wait(self) -> None:
         if self._can_wait:

@@ -49,8 +49,8 @@ class LogRefused(LogError):
     """A file is not opened as a log; nothing in it was changed. Your fault, unless the disk has damaged it.
 
     `why` is `foreign` (it is something else: give another path), `newer` (a later version of eventstream wrote it:
-    update), `damaged` (it is torn or corrupt: restore a backup, or export what can be read) or `unreachable` (its
-    directory is missing, or you may not write there).
+    update), `damaged` (it is torn or corrupt: restore a backup, or export what can be read) or `unreachable` (it
+    or its directory is not there, or you may not read or write it).
     """
 
     def __init__(self, path: str, why: str, detail: str) -> None:
@@ -61,7 +61,7 @@ class LogRefused(LogError):
             "foreign": "give the path of a log, or of a file that does not exist yet",
             "newer": "update eventstream, or give another path",
             "damaged": "restore a backup, or save what can be read with 'eventstream log export'",
-            "unreachable": "create the directory, or make it writable",
+            "unreachable": "check the path, and that its directory exists and you may read and write there",
         }
         super().__init__(f"{path}: {detail}; {advice.get(why, 'look at the file')}. Nothing in it was changed")
 
@@ -93,7 +93,7 @@ class LogFailed(LogError):
     def __init__(self, path: str, why: str) -> None:
         self.path = path
         self.why = why
-        super().__init__(f"{path}: {why}; look at the disk, then publish again with the same id")
+        super().__init__(f"{path}: {why}; look at the disk, then try again, a publish with the same id")
 
 
 class OutboxClosed(EventStreamError):

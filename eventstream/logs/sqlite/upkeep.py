@@ -164,7 +164,7 @@ def backup(path: str, target: str, told: Callable[[int, int], object] | None = N
         told: Called with the pages that are copied, and with all of them.
 
     Raises:
-        LogRefused: if there is no such log, or the target exists.
+        LogRefused: if there is no such log, or the target exists, or cannot be made.
         LogError: if the disk fails.
     """
     if os.path.exists(target):
@@ -176,7 +176,10 @@ def backup(path: str, target: str, told: Callable[[int, int], object] | None = N
 
     with reading(path) as connection:
         partial = f"{target}.partial"
-        copy = connect(partial)
+        try:
+            copy = connect(partial)
+        except sqlite3.Error as error:
+            raise LogRefused(target, "unreachable", f"it cannot be made: {error}") from error
         try:
             connection.backup(copy, pages=PAGES, progress=tell)
             for (number,) in copy.execute("SELECT number FROM lives WHERE NOT ended").fetchall():
