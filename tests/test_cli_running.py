@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -134,4 +135,7 @@ def test_every_trouble_of_a_dial_has_its_advice() -> None:
     assert "no answer within 2.5 s" in _advice(wrapped, 2.5)
     assert _advice(OSError("odd"), 1.0) == "odd"
     assert _advice(LookupError(), 1.0) == "LookupError"
+    untrusted = ssl.SSLCertVerificationError()
+    untrusted.verify_message = "Hostname mismatch, certificate is not valid for 'b'."
+    assert _advice(untrusted, 1.0).endswith("not valid for 'b'): use the name that it is for")
     assert Link().timeout == 5.0

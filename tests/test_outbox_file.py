@@ -159,10 +159,14 @@ async def test_an_impossible_state_is_damage(path: Path) -> None:
     assert (await refusal(path)).why == "damaged"
 
 
-async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(NotStored, match="No such file"):
-        async with Outbox(tmp_path / "nowhere" / "box"):
-            pass
+async def test_a_path_that_leads_nowhere(tmp_path: Path) -> None:
+    """It is no fault of the disk's, so trying again does not help."""
+    for wrong, says in ((tmp_path / "nowhere" / "box", "No such file"), (tmp_path, "Is a directory")):
+        refused = await refusal(wrong)
+        assert refused.why == "unreachable"
+        assert not refused.temporary
+        assert says in str(refused)
+        assert "check the path" in str(refused)
 
 
 async def test_the_space_of_what_is_gone_is_given_back(bus: EventBus, path: Path) -> None:

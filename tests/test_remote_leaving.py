@@ -312,6 +312,8 @@ class Test_addresses:
             "tcp://host:1?a=b",
             "unix://path",
             "unix:path",
+            "sqlite:path",
+            "sqlite://path",
             "http://host:1",
             "host:1",
         ],

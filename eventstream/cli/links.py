@@ -88,7 +88,12 @@ class Dialer:
 
     def failure(self, seconds: float) -> Failure:
         """Why the server cannot be reached, and what to do."""
-        return Failure(f"{self._url}: {_advice(self.error, seconds)}")
+        advice = _advice(self.error, seconds)
+        if (
+            self.error is None and self.made and self._url.startswith("tls:")
+        ):  # in TLS 1.3 it is told after all went well
+            advice += ", and whether the server wants a certificate of ours (--tls-cert)"
+        return Failure(f"{self._url}: {advice}")
 
 
 @asynccontextmanager
@@ -181,7 +186,9 @@ def _advice(error: Exception | None, seconds: float) -> str:
         case socket.gaierror():
             return "the host's name cannot be resolved: check the address"
         case ssl.SSLCertVerificationError():
-            return f"its certificate is not trusted ({cause.verify_message}): give --tls-ca FILE"
+            why = cause.verify_message.rstrip(".")
+            advice = "use the name that it is for" if "mismatch" in why else "give --tls-ca FILE"
+            return f"its certificate is not trusted ({why}): {advice}"
         case ssl.SSLError():
             return f"TLS fails ({cause.reason}): check that the server speaks it, and which certificate it wants"
         case EndOfStream() | BrokenResourceError() | ConnectionResetError():

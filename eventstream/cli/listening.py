@@ -64,7 +64,8 @@ class _Strict(TLSListener):
 
     @staticmethod
     async def handle_handshake_error(exc: BaseException, stream: object) -> None:
-        tell(f"eventstream serve: a client failed its TLS handshake: {exc}")
+        why = str(exc) or type(exc.__cause__ or exc).__name__
+        tell(f"eventstream serve: a client failed its TLS handshake: {why}")
         await anyio.aclose_forcefully(stream)  # type: ignore[arg-type]
         if not isinstance(exc, Exception):
             raise exc

@@ -127,7 +127,7 @@ class OutboxUnusable(EventStreamError):
     """A file cannot be the outbox of this program. Your fault, or the disk's; the file was not changed.
 
     `why` is one of `busy` (another process, or another `Outbox`, has it), `foreign` (it is something else), `newer` (a
-    later version made it) and `damaged`.
+    later version made it), `damaged` and `unreachable` (its directory is not there, or you may not read or write it).
     """
 
     def __init__(self, path: str, why: str, detail: str) -> None:
@@ -139,6 +139,7 @@ class OutboxUnusable(EventStreamError):
             "foreign": "it is not an outbox: give another path",
             "newer": "a later version of eventstream made it: update this one",
             "damaged": "it is damaged: keep a copy, restore it with 'sqlite3 FILE .recover', or give another path",
+            "unreachable": "check the path, and that its directory exists and you may read and write there",
         }
         super().__init__(f"{path} cannot be the outbox; {advice[why]} ({detail})")
 

@@ -67,7 +67,7 @@ def log_for(url: str) -> Log | None:
         return None
     if parts.scheme != "sqlite":
         raise ValueError(f"{url!r}: the scheme must be one of {', '.join(LOCAL)}")
-    if parts.netloc or parts.path in ("", "/") or parts.query or parts.fragment:
+    if parts.netloc or not parts.path.startswith("/") or parts.path == "/" or parts.query or parts.fragment:
         raise ValueError(f"{url!r}: write sqlite:///path, with three slashes; options are those of SQLiteLog")
     return SQLiteLog(unquote(parts.path))
 
