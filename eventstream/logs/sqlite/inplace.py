@@ -26,8 +26,8 @@ __all__ = ("InPlace",)
 
 CROWD: Final = 8  # publishes that come at once: from there on a transaction in the thread is faster
 MOST_BYTES: Final = 16_384  # of a publish: four pages
-PAGE: Final = 4096
 PAGES: Final = 4000  # until the thread moves them: 16 MiB, since each time costs some milliseconds
+PAGE_BYTES: Final = 1024  # of a publish, that make one more page change: an upper bound
 SLOW: Final = 0.005  # seconds that a write may take
 LEAST_REST, MOST_REST = 1.0, 64.0  # seconds; so a disk that is overrun stops the loop about once a minute
 
@@ -61,7 +61,7 @@ class InPlace:
         if now - self._started > SLOW:
             self._rest = min(2 * self._rest, MOST_REST) if now - self._resumes < self._rest else LEAST_REST
             self._resumes = now + self._rest
-        self._pages += 1 + size // PAGE
+        self._pages += 1 + size // PAGE_BYTES
         if self._pages < PAGES:
             return False
         self._pages = 0

@@ -17,7 +17,8 @@ import logging
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
@@ -138,6 +139,7 @@ class Writer:
         self._in_place = in_place
         self._coming = 0  # publishes at the checkpoint before they are written
         self._working = threading.Lock()  # who uses the store holds it
+        self._wanted = False  # by the thread
         self._untended: set[Life] = set()
         self._writes = 0  # since it was tended
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
@@ -206,12 +208,14 @@ class Writer:
     def _write_here(self, in_place: InPlace, job: Append) -> bool:
         """Writes a publish on the loop, if that can be. Returns whether it was."""
         size = job.publish.size
-        if self._queued or not in_place.begin(size, self._coming) or not self._working.acquire(blocking=False):
+        if self._queued or self._wanted or not in_place.begin(size, self._coming):
+            return False
+        if not self._working.acquire(blocking=False):
             return False
         try:
             life = self._store.lives[job.live.topic.name]
-            if self._written or not self._queue.empty() or not life.known:
-                return False  # something comes before it
+            if self._written or not life.known:  # what the thread has done is not known here yet, or much to be read
+                return False
             self._write([job], checkpoint=False)
         finally:
             self._working.release()
@@ -250,11 +254,19 @@ class Writer:
             job = held or self._next()
             if job is None:
                 return
-            with self._working:
+            with self._alone():
                 held = self._work(job)
             self._tell()
             if self._writes >= TENDED:
                 self._tend_safely(self._untended)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The store is the thread's. Said before: else the loop, which only tries, might come first for ever."""
+        self._wanted = True
+        with self._working:
+            self._wanted = False
+            yield
 
     def _next(self) -> Job | None:
         busy = True
@@ -349,7 +361,7 @@ class Writer:
 
     def _tend_safely(self, written: set[Life] | None) -> bool:
         try:
-            with self._working:
+            with self._alone():
                 self._writes = 0
                 self._untended = set()
                 self._store.checkpoint_at_commit(True)
