@@ -10,7 +10,7 @@ from anyio import BrokenResourceError, BusyResourceError, ClosedResourceError, E
 from anyio.abc import ByteStream, SocketAttribute
 
 from eventstream.testing import Network
-from support import settle
+from support import counting_turns, settle
 
 
 @pytest.fixture(params=["tcp", "simulated"])
@@ -130,20 +130,10 @@ class Test_receive:
         first, second = ends
         await first.send(b"abcdef")
         assert await second.receive(1) == b"a"
-        turns = 0
-
-        async def count() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await anyio.lowlevel.checkpoint()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(count)
+        async with counting_turns() as turns:
             for _ in range(5):
                 await second.receive(1)
-            assert turns >= 4
-            tasks.cancel_scope.cancel()
+            assert turns() >= 4
 
 
 class Test_send:

@@ -5,27 +5,23 @@ The file belongs to one process at a time, so this works while the program does 
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..errors import OutboxUnusable
 from ..outbox import Entry, EntryState, Outbox, Sending
 from ..pipes import Retry
 from .links import Link, connected
+from .progress import Reached, progress
 from .running import DONE, FAILED, USAGE, Failure, Output, as_json, counted, printable, tell
 
 __all__ = ("discard", "drain", "list_entries", "retry", "show")
 
-SHOWN_EVERY: Final = 0.1  # seconds
 QUICK: Final = Sending(retry=Retry(first=0.1, cap=1.0))  # somebody watches
 
 
@@ -77,8 +73,13 @@ async def drain(path: Path, url: str, link: Link, json: bool) -> int:
     """Sends everything that can be sent."""
     async with connected(url, link) as bus, _opened(path) as outbox:
         total = outbox.statistics().entries
-        with _progress(outbox, total) as show:
-            outbox.on_change = show
+
+        def reached() -> Reached:
+            accepted = outbox.statistics().accepted
+            return Reached(accepted, accepted, f"{accepted:,} of {total:,}")
+
+        with progress(total, reached) as show:
+            outbox.on_change = None if show is None else lambda _: show()
             outbox.use(bus)
             await _until_it_stands_still(outbox, link.timeout)
         statistics = outbox.statistics()
@@ -129,26 +130,3 @@ def _line(entry: Entry) -> bytes:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")[:19]
-
-
-@contextmanager
-def _progress(outbox: Outbox, total: int) -> Iterator[Callable[[Entry], None] | None]:
-    """A bar on a terminal, and nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.fields[shown]}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("", total=total, shown="")
-        begin = due = time.monotonic()
-
-        def show(_: Entry) -> None:
-            nonlocal due
-            now = time.monotonic()
-            if now >= due:
-                due = now + SHOWN_EVERY
-                count = outbox.statistics().accepted
-                shown = f"{count:,} of {total:,}, {count / max(now - begin, SHOWN_EVERY):,.0f}/s"
-                progress.update(bar, completed=count, shown=shown)
-
-        yield show
