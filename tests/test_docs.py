@@ -528,6 +528,17 @@ def test_each_page_can_be_reached_from_the_readme() -> None:
     assert [named(page) for page in PAGES if page not in seen] == []
 
 
+def test_a_list_of_contents_has_every_part_of_its_page() -> None:
+    pages = {
+        page: re.search(r"^Contents:(.*?)\n\n", page.read_text("utf-8"), re.MULTILINE | re.DOTALL) for page in PAGES
+    }
+    listed = {page: re.findall(r"\]\(#([\w-]+)\)", found[1]) for page, found in pages.items() if found}
+    assert {named(page) for page in listed} >= {"docs/reference.md", "docs/how-to/testing.md"}
+    for page, links in listed.items():
+        parts = re.findall(r"^## (.*)$", BLOCK.sub("", page.read_text("utf-8")), re.MULTILINE)
+        assert links == [part.lower().replace(" ", "-") for part in parts]
+
+
 def test_the_changelog_begins_with_this_version() -> None:
     versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
     assert versions[0] == eventstream.__version__

@@ -20,7 +20,7 @@ from ..errors import NotAuthorized, ReconnectFailed
 from ..pipes import Retry
 from ..remote import RemoteBus
 from ..remote.urls import reconnector_for
-from .running import USAGE, Failure, first
+from .running import USAGE, Failure, first, interruptible
 
 __all__ = ("Dialer", "Link", "Positive", "connected", "read_token", "told_of_files")
 
@@ -117,7 +117,8 @@ async def connected(url: str, link: Link, *, lasting: bool = False) -> AsyncIter
             async with RemoteBus(dialer, token=token, retry=retry) as bus:
                 await _accepted(bus, url, link)
                 patience.deadline = math.inf
-                yield bus
+                async with interruptible():
+                    yield bus
     except (ReconnectFailed, ExceptionGroup) as raised:
         error = first(raised)
         if not isinstance(error, ReconnectFailed):

@@ -10,9 +10,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
@@ -27,10 +29,12 @@ __all__ = (
     "INTERRUPTED",
     "USAGE",
     "Failure",
+    "Interrupted",
     "Output",
     "as_json",
     "counted",
     "first",
+    "interruptible",
     "printable",
     "run",
     "tell",
@@ -54,6 +58,31 @@ class Failure(Exception):
         super().__init__(text)
 
 
+class Interrupted(Exception):
+    """Ctrl-C, where there is something to be said before the end."""
+
+
+@asynccontextmanager
+async def interruptible() -> AsyncIterator[None]:
+    """Ctrl-C ends the block by `Interrupted`, an error as others are: what stands around it may wait and say goodbye.
+
+    A cancellation, which Ctrl-C is elsewhere, would let it do neither. The second Ctrl-C ends that too.
+    """
+    if os.name == "nt":  # signals cannot be waited for there
+        yield
+        return
+    with anyio.open_signal_receiver(signal.SIGINT) as signals:
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                async for _ in signals:
+                    raise Interrupted
+
+            tasks.start_soon(watch)
+            yield
+            tasks.cancel_scope.cancel()
+
+
 def run(name: str, command: Callable[..., Awaitable[int]], *arguments: Any) -> int:
     """Runs a command to its exit code. What is not an expected error keeps its traceback."""
     try:
@@ -62,6 +91,8 @@ def run(name: str, command: Callable[..., Awaitable[int]], *arguments: Any) -> i
         return INTERRUPTED
     except Exception as raised:
         error = first(raised)
+        if isinstance(error, Interrupted):
+            return INTERRUPTED
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what the interpreter flushes at its end
             return GONE
