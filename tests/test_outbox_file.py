@@ -16,7 +16,7 @@ import pytest
 from cli_support import ENVIRONMENT
 from outbox_support import FailingBus, notes
 
-from eventstream import EventBus
+from eventstream import EventBus, Topic
 from eventstream.errors import NotStored, OutboxUnusable
 from eventstream.outbox import Outbox, Sending
 from eventstream.pipes import Retry
@@ -157,6 +157,20 @@ async def test_an_impossible_state_is_damage(path: Path) -> None:
     connection.commit()
     connection.close()
     assert (await refusal(path)).why == "damaged"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bus": "tcp://127.0.0.1:4000"}, {"topics": Topic("words", str)}, {"topics": ["words"]}]
+)
+async def test_what_is_no_bus_and_no_topics_is_refused(path: Path, wrong: dict[str, Any]) -> None:
+    """At once, and not when something is to be sent."""
+    with pytest.raises(
+        TypeError, match=r"open_bus makes one of a URL|write \[words\]|topic must be a Topic, not 'words'"
+    ):
+        Outbox(path, **wrong)
+    async with Outbox(path) as outbox:
+        with pytest.raises(TypeError, match="bus must be a bus, not 7"):
+            outbox.use(7)  # type: ignore[arg-type]  # wrong on purpose
 
 
 async def test_a_path_that_leads_nowhere(tmp_path: Path) -> None:

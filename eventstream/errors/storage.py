@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from .root import EventStreamError, shown
@@ -41,8 +42,12 @@ class LogInUse(LogError):
     def __init__(self, path: str, owner: int = 0) -> None:
         self.path = path
         self.owner = owner
-        who = f"process {owner}" if owner else "another process"
-        super().__init__(f"{path} is in use by {who}: close it there, or connect to that process over the network")
+        if owner == os.getpid():
+            text = "by another log of this process: use one bus for both, or close that one"
+        else:
+            who = f"process {owner}" if owner else "another process"
+            text = f"by {who}: close it there, or connect to that process over the network"
+        super().__init__(f"{path} is in use {text}")
 
 
 class LogRefused(LogError):
