@@ -238,6 +238,19 @@ class Link:
         self._sending = bool(self._rest)
         return True
 
+    def pass_on(self, data: bytes) -> bool:
+        """Accepts a message that comes alone, and writes it; returns False, and does nothing, if it is not alone."""
+        if self._sending or self._over:
+            return False
+        frame = self._session.pass_on(data)
+        if frame is None:
+            return False
+        self._rest = self._direct.write(frame)
+        if self._rest:
+            self._sending = True
+            self.wake()
+        return True
+
     def flush_nowait(self) -> None:
         """Writes at once what the system takes at once; the flush task does the rest."""
         if self._sending or self._over or not self._put_out() or self._rest or self._session.has_output:
