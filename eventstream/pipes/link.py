@@ -157,15 +157,14 @@ class Link:
                     await self._turn.wait()
                     self._is_lent = self._reading  # the borrower may have come back meanwhile
 
-    async def read_directly(self) -> None:
+    def read_directly(self) -> Awaitable[None]:
         """Reads once, from the task that waits for the bytes; allowed if `is_lent`.
 
         Whatever the stream raises ends the link, not the caller. Cancelled, it gives the stream back.
         """
         if self._wakes_callers:  # as `_in_callers_task`, with a frame less for each message to pass
-            await self._read_for_caller()
-        else:
-            await self._in_callers_task(self._read_for_caller)
+            return self._read_for_caller()
+        return self._in_callers_task(self._read_for_caller)
 
     async def _read_for_caller(self) -> None:
         try:

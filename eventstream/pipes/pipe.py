@@ -235,7 +235,11 @@ class Pipe(ByteStream):
                 if reader.ended:
                     await checkpoint()
                 self._check_receiving()
-                await self._wait_for_bytes()
+                link = self._link
+                if link is not None and link.is_lent:
+                    await link.read_directly()
+                else:
+                    await self._wait_for_bytes()
             return self._take(max_bytes)
         finally:
             self._is_receiving = False
@@ -279,9 +283,7 @@ class Pipe(ByteStream):
         return data
 
     async def _wait_for_bytes(self) -> None:
-        if self._link is not None and self._link.is_lent:
-            await self._link.read_directly()
-            return
+        """Until somebody else has read what we wait for."""
         self._receiver_waits = True
         try:
             await self._readable.wait()
