@@ -70,7 +70,7 @@ class RingBuffer:
         return True
 
     def pass_on(self, data: bytes) -> bool:
-        """Takes `data` in as sent already; returns False if something waits to be sent before it, or it does not fit."""
+        """Takes `data` in as sent already; returns False if something waits before it, or it does not fit."""
         size = len(data)
         if self.sent < self.end or size > self.free:
             return False

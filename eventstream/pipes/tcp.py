@@ -48,12 +48,15 @@ class TcpStream(SocketStream, asyncio.Protocol):
     """One connection; an asyncio protocol, and an anyio stream for its user.
 
     One task may receive while another sends.
+
+    Attributes:
+        unread: Bytes that have come and were not received yet.
     """
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport
         self._chunks: deque[bytes] = deque()
-        self._unread = 0  # bytes in them
+        self.unread: int = 0
         self._reading = True  # the loop reads the socket
         self._ended = False  # nothing more will come
         self._error: Exception | None = None  # why the connection was lost
@@ -78,8 +81,8 @@ class TcpStream(SocketStream, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
         self._chunks.append(data)
-        self._unread += len(data)
-        if self._unread > MOST and self._reading:
+        self.unread += len(data)
+        if self.unread > MOST and self._reading:
             self._reading = False
             self._transport.pause_reading()
         self._wake()
@@ -139,8 +142,8 @@ class TcpStream(SocketStream, asyncio.Protocol):
         if len(chunk) > limit:
             self._chunks.appendleft(chunk[limit:])
             chunk = chunk[:limit]
-        self._unread -= len(chunk)
-        if not self._reading and self._unread <= MOST:
+        self.unread -= len(chunk)
+        if not self._reading and self.unread <= MOST:
             self._reading = True
             self._transport.resume_reading()
         return chunk
