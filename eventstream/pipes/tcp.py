@@ -5,11 +5,12 @@ own loop that is a fifth of what a client does for an event that comes alone. Th
 out only while more than `MOST` bytes wait to be received. Otherwise it behaves as anyio's, but that who closes it with
 bytes unread need not reset the connection; a pipe's end does not look at which way a link ends.
 
-Made by whoever dials a server by its address; read and written as any anyio stream. On other loops anyio's own stream
-is as good: trio waits with one call of the system, uvloop's selector is not Python.
+Made by whoever dials a server by its address; read and written as any anyio stream. On trio anyio's own stream is as
+good: its loop waits with one call of the system.
 
 Rejected: a second descriptor of the socket, for a reader that the loop keeps (two for each connection); the transport
-within anyio's stream (its own affair, which any release may change).
+within anyio's stream (its own affair, which any release may change); asyncio's own race of addresses (it leaves tasks
+behind when it is cancelled, and tells of several failures as one text, from which nobody can give advice).
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ from collections import deque
 from contextlib import suppress
 from typing import Final, cast
 
-from anyio import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream, ResourceGuard
+from anyio import (
+    BrokenResourceError,
+    BusyResourceError,
+    ClosedResourceError,
+    EndOfStream,
+    Event,
+    ResourceGuard,
+    create_task_group,
+    getaddrinfo,
+    move_on_after,
+)
 from anyio import connect_tcp as connect_by_anyio
 from anyio.abc import SocketStream
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled, current_token
@@ -35,13 +46,55 @@ async def connect_tcp(host: str, port: int) -> SocketStream:
     """Connects to a server.
 
     Raises:
-        OSError: if the host has no address, or none that answers.
+        OSError: if the host has no address (then a `socket.gaierror`), or none that answers; the cause says why.
     """
     loop = current_token().native_token
-    if not isinstance(loop, asyncio.SelectorEventLoop):
+    if not isinstance(loop, asyncio.AbstractEventLoop):
         return await connect_by_anyio(host, port)
-    _, stream = await loop.create_connection(TcpStream, host, port, happy_eyeballs_delay=NEXT_ADDRESS)
-    return stream
+    found = await getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await _Race(loop, port).run([str(address[0]) for *_, address in found])
+
+
+class _Race:
+    """Dials the addresses of one host: each as soon as the one before it has failed, or has taken long."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, port: int) -> None:
+        self._loop = loop
+        self._port = port
+        self._tasks = create_task_group()
+        self._streams: list[TcpStream] = []
+        self._errors: list[OSError] = []
+
+    async def run(self, addresses: list[str]) -> TcpStream:
+        """The first that is connected."""
+        winner = None
+        try:
+            async with self._tasks:
+                for address in addresses:
+                    failed = Event()
+                    self._tasks.start_soon(self._dial, address, failed)
+                    with move_on_after(NEXT_ADDRESS):
+                        await failed.wait()
+            winner = self._streams[0] if self._streams else None
+        finally:  # one that came in at the same time, or all if we are cancelled
+            for stream in self._streams:
+                if stream is not winner:
+                    stream.abort()
+        if winner is None:
+            causes = self._errors
+            cause = causes[0] if len(causes) == 1 else ExceptionGroup("none of the addresses answers", causes)
+            raise OSError("no connection to any address of the host") from cause
+        return winner
+
+    async def _dial(self, address: str, failed: Event) -> None:
+        try:
+            _, stream = await self._loop.create_connection(TcpStream, address, self._port)
+        except OSError as error:
+            self._errors.append(error)
+            failed.set()
+        else:
+            self._streams.append(stream)
+            self._tasks.cancel_scope.cancel()
 
 
 class TcpStream(SocketStream, asyncio.Protocol):
@@ -79,8 +132,8 @@ class TcpStream(SocketStream, asyncio.Protocol):
         self._transport.set_write_buffer_limits(0)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
-        self._chunks.append(data)
+        """Bytes have come. (Of Windows' loop in an array that it may use again.)"""
+        self._chunks.append(bytes(data))
         self.unread += len(data)
         if self.unread > MOST and self._reading:
             self._reading = False
@@ -177,6 +230,10 @@ class TcpStream(SocketStream, asyncio.Protocol):
 
     async def aclose(self) -> None:
         """Closes it at once. What the system has taken still goes to the peer."""
+        self.abort()
+        await checkpoint()
+
+    def abort(self) -> None:
+        """As `aclose`, without a turn for others."""
         self._closed = True
         self._transport.abort()
-        await checkpoint()
