@@ -2,7 +2,8 @@
 
     python publish_until_killed.py FILE RUN
 
-Each line that it prints is one event that was acknowledged: topic, index, payload.
+Each line that it prints is one event that was acknowledged: topic, index, payload. Runs with an odd number sync
+nothing, so that the event loop writes too: what a kill must not lose is the same.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def tell(topic: str, index: int, payload: str) -> None:
 
 async def main(path: str, run: str) -> None:
     random = Random(int(run))
-    log = SQLiteLog(path, topics={"trimmed": Retention(events=50)})
+    log = SQLiteLog(path, durability="process" if int(run) % 2 else "power", topics={"trimmed": Retention(events=50)})
     async with EventBus(log) as bus, anyio.create_task_group() as tasks:
 
         async def publish(name: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 import sqlite_vfs
 
 from eventstream import EARLIEST, EventBus, LogError, LogFailed, LogFull, SQLiteLog, Topic
+from eventstream.logs.sqlite.file import Durability
 from eventstream.logs.sqlite.upkeep import verify
 
 words = Topic("words", str, retain=2)
@@ -24,16 +25,25 @@ pytestmark = [
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 @pytest.mark.parametrize("for_good", [False, True])
-@pytest.mark.parametrize(("kind", "code"), sqlite_vfs.FAILURES)
+@pytest.mark.parametrize(
+    ("durability", "kind", "code"),
+    [
+        *[("power", kind, code) for kind, code in sqlite_vfs.FAILURES],
+        *[("process", kind, code) for kind, code in sqlite_vfs.FAILURES if kind == "write"],  # it waits for no sync
+    ],
+)
 async def test_each_operation_in_turn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, code: int, for_good: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: Durability, kind: str, code: int, for_good: bool
 ) -> None:
     await sqlite_vfs.fail_each(
-        tmp_path, monkeypatch, lambda at: sqlite_vfs.Disk(at, code, kind, for_good=for_good), run
+        tmp_path,
+        monkeypatch,
+        lambda at: sqlite_vfs.Disk(at, code, kind, for_good=for_good),
+        lambda path, disk: run(path, disk, durability),
     )
 
 
-async def run(path: Path, disk: sqlite_vfs.Disk) -> int:
+async def run(path: Path, disk: sqlite_vfs.Disk, durability: Durability) -> int:
     """Publishes on a disk that fails, has it repaired, publishes more; returns how many publishes failed."""
     acknowledged: list[str] = []
     unsure: list[str] = []
@@ -47,7 +57,7 @@ async def run(path: Path, disk: sqlite_vfs.Disk) -> int:
 
     for life in range(2):
         try:
-            async with EventBus(SQLiteLog(path, connect=sqlite_vfs.connect)) as bus:
+            async with EventBus(SQLiteLog(path, durability=durability, connect=sqlite_vfs.connect)) as bus:
                 for number in range(4):
                     await publish(bus, f"{life}.{number} " + "x" * 3000)
                 async with anyio.create_task_group() as tasks:

@@ -1,4 +1,4 @@
-"""One life of a topic's history, as the writer knows it. Changed by the writer's thread alone.
+"""One life of a topic's history, as the writer knows it. Changed by who holds the writer's lock.
 
 What the file says is read once, when the log is opened; from then on this is the truth about the end of the history,
 and the file follows. A transaction that fails is taken back by `undo`.
@@ -61,6 +61,11 @@ class Life:
         self.rows: list[object] = []
         self.keys: list[object] = []
         self._before: tuple[int, int, int, bool, bool] = (0, 0, 0, False, stored)
+
+    @property
+    def known(self) -> bool:
+        """Whether all that a publish has to know of it was read."""
+        return self.stored and self.ids is not None
 
     @property
     def retained(self) -> int:

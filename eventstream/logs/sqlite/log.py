@@ -20,6 +20,7 @@ from ...topics import AnyEvent, LiveTopic, Page, current_waker
 from ..log import Entries, Terms
 from .faults import fault
 from .file import Connect, Durability, connect, load, open_reading, open_writing
+from .inplace import InPlace
 from .life import DEDUPE_IDS, Life
 from .owner import Ownership
 from .pages import read_page, read_state
@@ -39,7 +40,10 @@ READERS: Final = 4  # threads that read at once; others wait their turn
 class SQLiteLog:
     """A log in a SQLite file: what it has acknowledged is there after a restart, in the same epoch.
 
-    Belongs to one bus. All work on the file is done in threads. Many publishers share an fsync.
+    Belongs to one bus. The event loop never waits for the disk: the file is read and written by threads. Many
+    publishers share an fsync. With `durability="process"` the loop itself writes a publish that comes alone, into
+    memory of the system; after a write that took longer than 5 ms, as on a disk that is overrun, the thread does it
+    for a while.
 
     Args:
         path: The file; made if it does not exist. Beside it stand `<path>-wal`, `<path>-shm` and `<path>.lock`.
@@ -102,7 +106,8 @@ class SQLiteLog:
         self._limiter = CapacityLimiter(READERS)
         await to_thread.run_sync(self._open)
         assert self._store is not None
-        self._writer = Writer(self._path, self._store, waker, self._tend)
+        in_place = InPlace(time.monotonic) if self._durability == "process" else None
+        self._writer = Writer(self._path, self._store, waker, self._tend, in_place)
         self._writer.start()
 
     def _open(self) -> None:
@@ -149,7 +154,8 @@ class SQLiteLog:
             LogFull: if there is no room for it; nothing was appended.
             LogFailed: if the disk fails.
         """
-        job = await self.submit(live, entries, terms)
+        writer, job = self._running(), self._job(live, entries, terms)
+        await writer.append(job)
         return await job.wait()
 
     async def submit(self, live: LiveTopic, entries: Entries, terms: Terms | None = None) -> Append:
@@ -157,14 +163,16 @@ class SQLiteLog:
 
         Not a checkpoint, unless too much is on its way.
         """
-        writer = self._running()
+        writer, job = self._running(), self._job(live, entries, terms)
+        await writer.submit(job)
+        return job
+
+    def _job(self, live: LiveTopic, entries: Entries, terms: Terms | None) -> Append:
         name = live.topic.name
         encode = self._codecs[name].encode_payload
         headers = None if terms is None else pack_headers(name, terms.headers)
         publish = Publish(entries, [encode(payload) for _, payload in entries], headers, terms, self._clock())
-        job = Append(live, publish)
-        await writer.submit(job)
-        return job
+        return Append(live, publish)
 
     def remembers(self, live: LiveTopic) -> float:
         """The window, or less if ids have come so fast that there was no room for all of them."""

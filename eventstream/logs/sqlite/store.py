@@ -1,4 +1,4 @@
-"""Writes: batches into lives, in transactions. The writer's thread alone.
+"""Writes: batches into lives, in transactions. Whoever holds the writer's lock: its thread, or the event loop.
 
 A publish is decided here (its index, whether its id was there before, what it expects) against what the writer knows,
 then inserted with all others of its transaction, in one statement for each power of two. Nothing is appended to a
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import OrderedDict
+from typing import Final
 
 from ...codec import pack_event
 from ...errors import Conflict, IndexOrder
@@ -18,6 +19,8 @@ from ..log import Entries, Terms
 from .life import DEDUPE_IDS, Life
 
 __all__ = ("Publish", "Store")
+
+CHECKPOINT_PAGES: Final = 1000  # what SQLite itself lets gather, by default
 
 
 class Publish:
@@ -58,6 +61,7 @@ class Store:
         self.lives: dict[str, Life] = lives
         self.window: float = window
         self._touched: dict[Life, None] = {}
+        self._checkpoints: bool | None = None
 
     def append(self, life: Life, publish: Publish) -> int:
         """Decides on one publish, and takes it into the present transaction.
@@ -115,6 +119,24 @@ class Store:
         self._touched.clear()
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
+
+    def checkpoint_at_commit(self, on: bool) -> None:
+        """Whether commits, now and then, move to its place what is in the write-ahead file: that syncs.
+
+        Raises:
+            sqlite3.Error: if SQLite cannot be told.
+        """
+        if on is not self._checkpoints:
+            self.connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES if on else 0}")
+            self._checkpoints = on
+
+    def checkpoint(self) -> None:
+        """Does that now, but for what somebody is still reading.
+
+        Raises:
+            sqlite3.Error: if it cannot be done; nothing is lost.
+        """
+        self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def declare(self, life: Life, now: float) -> None:
         """Writes down that a life has begun, or that its topic is declared in another way; recalls its ids."""

@@ -4,7 +4,8 @@
 
 However many publish at once, they share the fsync; one that publishes alone waits for nothing but the thread. What is
 published while a transaction is being written gathers for the next. If a transaction fails, its publishes are tried
-one by one, so that only those fail that must.
+one by one, so that only those fail that must. Where nothing is synced, the loop itself writes what comes alone, while
+the thread is at rest (`inplace`): whoever uses the store holds the lock, and the loop never waits for it.
 
 Rejected: a worker thread for each commit (a hop that costs as much as the fsync); an asyncio task that writes by itself
 (an fsync stops the loop for as long as the disk likes).
@@ -16,14 +17,18 @@ import logging
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, Final
+
+from anyio.lowlevel import checkpoint
 
 from ...errors import EventStreamError
 from ...events import NO_HEADERS, Event, Position
 from ...topics import AnyEvent, LiveTopic, Lot, Waker
 from .faults import fault
+from .inplace import InPlace
 from .life import Life
 from .store import Publish, Store
 
@@ -116,15 +121,29 @@ class Writer:
         waker: Of the bus's loop.
         tend: Called now and then, in the thread: does a little of what else has to be done, and returns whether more
             is left. Its argument is what was just written to, or None if nothing is waiting to be written.
+        in_place: Says when the loop may write; None: never.
     """
 
-    def __init__(self, path: str, store: Store, waker: Waker, tend: Callable[[set[Life] | None], bool]) -> None:
+    def __init__(
+        self,
+        path: str,
+        store: Store,
+        waker: Waker,
+        tend: Callable[[set[Life] | None], bool],
+        in_place: InPlace | None = None,
+    ) -> None:
         self._path = path
         self._store = store
         self._waker = waker
         self._tend = tend
+        self._in_place = in_place
+        self._coming = 0  # publishes at the checkpoint before they are written
+        self._working = threading.Lock()  # who uses the store holds it
+        self._wanted = False  # by the thread
+        self._untended: set[Life] = set()
+        self._writes = 0  # since it was tended
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
-        self._written: deque[list[Job]] = deque()
+        self._written: deque[Sequence[Job]] = deque()
         self._told = False
         self._room = Lot(waker)
         self._queued = 0
@@ -174,6 +193,38 @@ class Writer:
         job.once = self._waker.once()
         self._queue.put(job)
 
+    async def append(self, job: Append) -> None:
+        """As `submit`, but for one publish at a time. A checkpoint, before anything is done."""
+        if self._in_place is not None:
+            self._coming += 1
+            try:
+                await checkpoint()
+            finally:
+                self._coming -= 1
+            if self._write_here(self._in_place, job):
+                return
+        await self.submit(job)
+
+    def _write_here(self, in_place: InPlace, job: Append) -> bool:
+        """Writes a publish on the loop, if that can be. Returns whether it was."""
+        size = job.publish.size
+        if self._queued or self._wanted or not in_place.begin(size, self._coming):
+            return False
+        if not self._working.acquire(blocking=False):
+            return False
+        try:
+            life = self._store.lives[job.live.topic.name]
+            if self._written or not life.known:  # what the thread has done is not known here yet, or much to be read
+                return False
+            self._write([job], checkpoint=False)
+        finally:
+            self._working.release()
+        job.finished = True
+        self._finish(job)
+        if in_place.end(size):
+            self._queue.put(Job(self._checkpoint))
+        return True
+
     def _deliver(self) -> None:
         self._told = False
         written = self._written
@@ -198,41 +249,26 @@ class Writer:
     # In the writer's thread.
 
     def _run(self) -> None:
-        queue = self._queue
         held: Job | None = None
-        untended: list[Append] = []
         while True:
             job = held or self._next()
-            held = None
             if job is None:
                 return
-            if not isinstance(job, Append):
-                self._do(job)
-                continue
-            group, size = [job], job.publish.size
-            while len(group) < MOST_PUBLISHES and size < MOST_BYTES:
-                try:
-                    following = queue.get_nowait()
-                except Empty:
-                    break
-                if not isinstance(following, Append):
-                    if following is None:
-                        queue.put(None)  # nothing is put behind it
-                    held = following
-                    break
-                group.append(following)
-                size += following.publish.size
-            self._commit(group)
-            untended += group
-            if len(untended) >= TENDED:
-                self._tend_safely({job.life for job in untended})
-                untended = []
+            with self._alone():
+                held = self._work(job)
+            self._tell()
+            if self._writes >= TENDED:
+                self._tend_safely(self._untended)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The store is the thread's. Said before: else the loop, which only tries, might come first for ever."""
+        self._wanted = True
+        with self._working:
+            self._wanted = False
+            yield
 
     def _next(self) -> Job | None:
-        try:
-            return self._queue.get_nowait()
-        except Empty:
-            pass
         busy = True
         while True:
             try:
@@ -240,8 +276,31 @@ class Writer:
             except Empty:
                 busy = self._tend_safely(None)
 
+    def _work(self, job: Job) -> Job | None:
+        """Does one thing, or writes all publishes that have gathered. Returns what came behind these."""
+        if not isinstance(job, Append):
+            self._do(job)
+            return None
+        group, size, held = [job], job.publish.size, None
+        while len(group) < MOST_PUBLISHES and size < MOST_BYTES:
+            try:
+                following = self._queue.get_nowait()
+            except Empty:
+                break
+            if not isinstance(following, Append):
+                if following is None:
+                    self._queue.put(None)  # nothing is put behind it
+                held = following
+                break
+            group.append(following)
+            size += following.publish.size
+        self._write(group, checkpoint=True)
+        self._written.append(group)
+        return held
+
     def _do(self, job: Job) -> None:
         try:
+            self._store.checkpoint_at_commit(True)
             job.run()
         except sqlite3.Error as error:
             self._store.rollback()
@@ -249,11 +308,13 @@ class Writer:
         except Exception as error:
             self._store.rollback()
             job.error = error
-        self._tell([job])
+        self._written.append([job])
 
-    def _commit(self, group: list[Append]) -> None:
+    def _write(self, group: list[Append], *, checkpoint: bool) -> None:
+        """Commits publishes, or notes their errors. By who holds the lock."""
         store = self._store
         try:
+            store.checkpoint_at_commit(checkpoint)
             for job in group:
                 self._take(job)
             store.commit()
@@ -262,17 +323,18 @@ class Writer:
             if len(group) > 1:
                 for job in group:
                     job.error = None
-                    self._commit([job])
+                    self._write([job], checkpoint=checkpoint)
                 return
             group[0].error = fault(self._path, error)
         except Exception as error:
             self._roll_back()
             for job in group:
                 job.error = error
-        self._tell(group)
+        self._writes += len(group)
 
     def _take(self, job: Append) -> None:
         life = job.life = self._store.lives[job.live.topic.name]
+        self._untended.add(life)
         head = life.head
         try:
             job.index = self._store.append(life, job.publish)
@@ -286,15 +348,24 @@ class Writer:
         except sqlite3.Error as error:
             logger.error("%s: a transaction cannot be rolled back: %s", self._path, error)
 
-    def _tell(self, jobs: list[Any]) -> None:
-        self._written.append(jobs)
+    def _tell(self) -> None:
         if not self._told:
             self._told = True
             self._waker.call_soon(self._deliver)
 
+    def _checkpoint(self) -> None:
+        try:
+            self._store.checkpoint()
+        except sqlite3.Error as error:  # it is tried again when as much again was written
+            logger.warning("%s: the write-ahead file cannot be emptied now: %s", self._path, error)
+
     def _tend_safely(self, written: set[Life] | None) -> bool:
         try:
-            return self._tend(written)
+            with self._alone():
+                self._writes = 0
+                self._untended = set()
+                self._store.checkpoint_at_commit(True)
+                return self._tend(written)
         except sqlite3.Error as error:  # it is tried again when something else was written
             logger.warning("%s: not trimmed now: %s", self._path, error)
         except Exception:  # whatever it is, publishing goes on
