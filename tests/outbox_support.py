@@ -6,10 +6,13 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import msgspec
 from anyio import current_time
+from anyio.abc import TaskGroup
 
 from eventstream import Conflict, NotAuthorized, Position, Topic
 from eventstream.errors import EventStreamError, OutcomeUnknown
@@ -17,7 +20,7 @@ from eventstream.outbox import Outbox
 from eventstream.outbox.file import failure, open_file, read_all
 from eventstream.outbox.writer import Writer, _in_transaction, _Request
 
-__all__ = ("START", "FailingBus", "InlineWriter", "notes", "wall")
+__all__ = ("START", "CallingBus", "FailingBus", "InlineWriter", "notes", "wall")
 
 START = 1_700_000_000.0
 WINDOW = 120.0
@@ -135,6 +138,42 @@ class FailingBus:
     def of(self, key: str) -> list[Any]:
         """The payloads of a key."""
         return [payload for name, payload, _ in self.events if name == key]
+
+
+class CallingBus(FailingBus):
+    """Calls back, as a `RemoteBus` does: nobody's task waits, and what had no answer for long is told to be unknown."""
+
+    def __init__(self, tasks: TaskGroup) -> None:
+        super().__init__()
+        self._tasks = tasks
+        self._wanted: list[SimpleNamespace] = []
+
+    async def wait_connected(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    def submit(
+        self, topic: Topic[Any], key: str, payload: bytes | None, terms: tuple[Any, ...], about: Any, told: Any
+    ) -> None:
+        request = SimpleNamespace(about=about, answer=None, error=None, told=told)
+        self._wanted.append(request)
+        self._tasks.start_soon(self._answer, request, topic, key, payload, terms)
+
+    def forget(self, told: Any) -> None:
+        self._wanted = [request for request in self._wanted if request.told != told]
+
+    async def _answer(self, request: SimpleNamespace, topic: Topic[Any], key: str, payload: Any, terms: Any) -> None:
+        expect, id, headers = terms
+        content = None if payload is None else msgspec.msgpack.decode(payload)
+        request.error = OutcomeUnknown(topic.name, id, WINDOW)
+        try:
+            with anyio.move_on_after(WINDOW):
+                request.answer = await self.publish(topic, content, key=key, expect=expect, id=id, headers=headers)
+                request.error = None
+        except Exception as error:
+            request.error = error
+        if request in self._wanted:
+            self._wanted.remove(request)
+            request.told(request)
 
 
 def at(path: Path, bus: Any, **options: Any) -> Outbox:

@@ -14,7 +14,7 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outbox_support import FailingBus, InlineWriter, at, notes
+from outbox_support import CallingBus, FailingBus, InlineWriter, at, notes
 
 from eventstream.errors import NotStored
 from eventstream.outbox import Outbox, Sending
@@ -75,7 +75,14 @@ class Story:
         self.sending = Sending(retry=Retry(first=0.5, cap=4.0), in_flight=4)
         self.n = 0
 
-    async def play(self, steps: list[Step]) -> None:
+    async def play(self, steps: list[Step], calls_back: bool) -> None:
+        async with anyio.create_task_group() as tasks:
+            if calls_back:
+                self.bus = CallingBus(tasks)
+            await self._play(steps)
+            tasks.cancel_scope.cancel()
+
+    async def _play(self, steps: list[Step]) -> None:
         rest = [*steps, ("leave", 0.0)]
         while rest:
             async with self._open() as outbox:
@@ -166,12 +173,14 @@ def inline() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
+@pytest.mark.parametrize("calls_back", [False, True])
 @settings(max_examples=40)
 @given(steps=steps, seed=st.integers(0, 2**16))
-def test_any_failures(loop: Any, steps: list[Step], seed: int) -> None:
+def test_any_failures(loop: Any, calls_back: bool, steps: list[Step], seed: int) -> None:
+    """Of a bus that each entry is published to by a task, and of one that calls back."""
     with TemporaryDirectory() as folder, inline():
         story = Story(Path(folder, "box"), seed)
-        run_simulated(story.play, steps, backend=loop, seed=seed, limit=1e6)
+        run_simulated(story.play, steps, calls_back, backend=loop, seed=seed, limit=1e6)
 
 
 def test_the_check_notices_what_must_not_be() -> None:

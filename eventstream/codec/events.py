@@ -20,6 +20,7 @@ from ..errors import InvalidPayload
 from ..events import NO_HEADERS, Event, Topic
 
 __all__ = (
+    "NIL",
     "Keyed",
     "TopicCodec",
     "join_events",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from ..events import Position, Topic
 
-__all__ = ("Bus", "Reachable")
+__all__ = ("Answered", "Bus", "Reachable", "Submitting")
 
 
 class Bus(Protocol):
@@ -54,4 +54,42 @@ class Reachable(Protocol):
 
     async def wait_connected(self) -> None:
         """Returns at once while it can be reached; raises if it never will be."""
+        ...
+
+
+class Answered(Protocol):
+    """What became of something that was submitted: an answer, or an error.
+
+    Attributes:
+        about: As it was submitted.
+        answer: The event's position; None beside an error.
+        error: Why there is none.
+    """
+
+    about: Any
+    answer: Any
+    error: Any
+
+
+@runtime_checkable
+class Submitting(Reachable, Protocol):
+    """A bus that takes a publish as it is kept here, and calls back: half as dear as one that a task waits for.
+
+    Not for users: as `RemoteBus` does it. Who changes the `publish` of one changes its `submit`, too.
+    """
+
+    def submit(
+        self,
+        topic: Topic[Any],
+        key: str,
+        payload: bytes | None,
+        terms: tuple[int | None, str, Mapping[str, str]],
+        about: Any,
+        told: Callable[[Any], None],
+    ) -> None:
+        """As `RemoteBus.submit`: `told` is called once with an `Answered`, maybe before this returns."""
+        ...
+
+    def forget(self, told: Callable[[Any], None]) -> None:
+        """`told` is not called any more."""
         ...

@@ -29,7 +29,7 @@ from ..errors import EventStreamError
 from ..events import Position
 from ..pipes.signal import Signal
 from . import file
-from .bus import Bus, Reachable
+from .bus import Bus, Reachable, Submitting
 from .entry import EntryState
 from .flights import Body, Flights
 from .lanes import Lanes, Record
@@ -122,12 +122,15 @@ class Drain:
         """Until `stopping` is set and what was under way is answered."""
         async with create_task_group() as self._tasks:
             self._tasks.start_soon(self._flights.watch)
-            while True:
-                await self._round()
-                if self.stopping and not self._lanes.in_flight and not self._unwritten:
-                    break
-                with move_on_after(self._rest()):
-                    await self._wake.wait()
+            try:
+                while True:
+                    await self._round()
+                    if self.stopping and not self._lanes.in_flight and not self._unwritten:
+                        break
+                    with move_on_after(self._rest()):
+                        await self._wake.wait()
+            finally:
+                self._flights.abandon()
             self._tasks.cancel_scope.cancel()
 
     @property
@@ -167,14 +170,13 @@ class Drain:
                 self._reaching = CancelScope()
                 self._tasks.start_soon(self._reach, bus, self._reaching)
             return []
-        taken = [record for record in self._lanes.take(now, room) if self._may_go(record)]
+        taken = [record for record in self._lanes.take(now, room) if self._may_go(record, now)]
         self._reached = not taken  # asked again before the next ones
         return taken
 
-    def _may_go(self, record: Record) -> bool:
+    def _may_go(self, record: Record, now: float) -> bool:
         """Whether it may be sent (again); notes that it is."""
         record.before = record.sent
-        now = current_time()
         if record.sent is not None and now - record.sent >= self._sending.dedupe_seconds:
             if not self._may_repeat(record):
                 self._settle(record, Outcome("unknown", _DOUBT.format(self._sending.dedupe_seconds)))
@@ -210,8 +212,10 @@ class Drain:
         leaving, changed, failures = self.leaving, self._changed, self.pace.failures
         self._changed = {}
         done = list(leaving.values())
-        rows = [self._row(record) for record in (*changed.values(), *taken)]
-        until = self._clock() + self.pace.left(current_time())
+        now = current_time()
+        ahead = self._clock() - now
+        rows = [_row(record, ahead) for record in (*changed.values(), *taken)]
+        until = now + ahead + self.pace.left(now)
 
         def work(connection: sqlite3.Connection) -> dict[int, Body | None]:
             if done:
@@ -251,12 +255,6 @@ class Drain:
             if self._is_here(record):
                 self._lanes.land(record)
 
-    def _row(self, record: Record) -> tuple[int, str, str, int, float, float | None]:
-        ahead = self._clock() - current_time()
-        due = 0.0 if record.due in (inf, -inf) else record.due + ahead
-        sent = None if record.sent is None else 0.0 if record.sent == -inf else record.sent + ahead
-        return record.number, record.state, record.reason, record.attempts, due, sent
-
     # Flights.
 
     def _send_all(self, taken: list[Record], bodies: dict[int, Body | None]) -> None:
@@ -269,14 +267,19 @@ class Drain:
                 self._settle(record, Outcome("dead", "damaged in the file", refused=True))
             else:
                 flights.append((record, body))
+        if not flights:
+            return
         bus = self._bus
-        if flights and bus is not None:
+        if bus is None:  # it was taken away meanwhile
+            for record, _ in flights:
+                self._settle(record, _TAKEN_AWAY)
+        elif isinstance(bus, Submitting):
+            for record, body in flights:
+                self._flights.submit(bus, record, body)
+        else:
             patient = isinstance(bus, Reachable)
             for record, body in flights:
                 self._flights.start(self._tasks, bus, patient, record, body)
-        elif flights:  # the bus was taken away meanwhile
-            for record, _ in flights:
-                self._settle(record, _TAKEN_AWAY)
 
     def _answer(self, record: Record, outcome: Outcome, position: Position | None) -> None:
         if outcome.about_bus:
@@ -327,6 +330,13 @@ class Drain:
 
     def _is_here(self, record: Record) -> bool:
         return self._lanes.records.get(record.id) is record
+
+
+def _row(record: Record, ahead: float) -> tuple[int, str, str, int, float, float | None]:
+    """For the file, whose times are those of a clock that is so far ahead of the loop's."""
+    due = 0.0 if record.due in (inf, -inf) else record.due + ahead
+    sent = None if record.sent is None else 0.0 if record.sent == -inf else record.sent + ahead
+    return record.number, record.state, record.reason, record.attempts, due, sent
 
 
 _LONG: Final = 64  # failures: the bound of the wait is at its cap

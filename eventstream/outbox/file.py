@@ -22,7 +22,7 @@ import os
 import sqlite3
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -63,10 +63,10 @@ SCHEMA: Final = f"""
 
 INSERT: Final = "INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?)"
 NOTE: Final = "INSERT OR REPLACE INTO progress VALUES (?,?,?,?,?,?)"
-AT_ONCE: Final = 64  # entries that one statement reads: the same statement each time, so it is prepared once
-LOAD: Final = f"""
-    SELECT number, id, topic, key, payload, headers, sum FROM entries WHERE number IN ({",".join("?" * AT_ONCE)})
-"""  # noqa: S608  question marks
+AT_ONCE: Final = 64  # entries that one statement reads or removes: the same each time, so it is prepared once
+THESE: Final = f"WHERE number IN ({','.join('?' * AT_ONCE)})"
+LOAD: Final = f"SELECT number, id, topic, key, payload, headers, sum FROM entries {THESE}"  # noqa: S608  question marks
+REMOVE: Final = (f"DELETE FROM entries {THESE}", f"DELETE FROM progress {THESE}")  # noqa: S608  as above
 SCAN: Final = """
     SELECT number, id, topic, key, length(payload), length(headers), expect, queued, state, reason, attempts, due, sent
     FROM entries LEFT JOIN progress USING (number) ORDER BY number
@@ -230,17 +230,20 @@ def read_all(connection: sqlite3.Connection, path: Path) -> Stored:
     return Stored(records, shapes, int(failures), float(until))
 
 
-def load(
-    connection: sqlite3.Connection, numbers: Iterable[int]
-) -> dict[int, tuple[bytes | None, dict[str, str]] | None]:
+def load(connection: sqlite3.Connection, numbers: list[int]) -> dict[int, tuple[bytes | None, dict[str, str]] | None]:
     """Payload and headers of entries; None for one that is damaged."""
     bodies: dict[int, tuple[bytes | None, dict[str, str]] | None] = {}
-    wanted = list(numbers)
-    for at in range(0, len(wanted), AT_ONCE):
-        some = wanted[at : at + AT_ONCE]
-        for number, *parts, total in connection.execute(LOAD, some + [-1] * (AT_ONCE - len(some))):
+    for some in _in_parts(numbers):
+        for number, *parts, total in connection.execute(LOAD, some):
             bodies[number] = (parts[3], _headers(parts[4])) if _sum(*parts) == total else None
     return bodies
+
+
+def _in_parts(numbers: list[int]) -> Iterator[list[int]]:
+    """As many as one statement takes; what the last one lacks is filled up with a number that no entry has."""
+    for at in range(0, len(numbers), AT_ONCE):
+        some = numbers[at : at + AT_ONCE]
+        yield some + [-1] * (AT_ONCE - len(some))
 
 
 def _headers(data: bytes) -> dict[str, str]:
@@ -285,9 +288,9 @@ def expect(connection: sqlite3.Connection, number: int, index: int | None) -> No
 
 def remove(connection: sqlite3.Connection, numbers: list[int]) -> None:
     """Entries that are done."""
-    rows = [(number,) for number in numbers]
-    connection.executemany("DELETE FROM entries WHERE number=?", rows)
-    connection.executemany("DELETE FROM progress WHERE number=?", rows)
+    for some in _in_parts(numbers):
+        for statement in REMOVE:
+            connection.execute(statement, some)
 
 
 def pause(connection: sqlite3.Connection, failures: int, until: float) -> None:

@@ -156,15 +156,13 @@ class Lanes:
         while self._ready and len(taken) < room:
             lane = self._ready.popleft()
             lane.listed = False
-            before = len(taken)
             for record in self._sendable(lane, now):
                 if len(taken) == room:
                     self._list(lane)
                     break
-                taken.append(record)
-            for record in taken[before:]:
                 record.flying = True
-                self.in_flight += 1
+                taken.append(record)
+        self.in_flight += len(taken)
         return taken
 
     def next_due(self) -> float:

@@ -12,7 +12,7 @@ know.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from random import Random, SystemRandom
 from typing import Any, Final, NoReturn, TypeVar
@@ -24,7 +24,7 @@ from anyio.abc import TaskGroup
 from ..bus import Handler, OnError
 from ..bus.arguments import check_after, check_filter, terms
 from ..bus.handlers import Handlings
-from ..codec import TopicCodec
+from ..codec import NIL, TopicCodec
 from ..errors import BusClosed, NotCompacted, NowaitUnsupported, ServerOnly
 from ..events import Earliest, Position, Topic, check_name
 from ..events import Event as TopicEvent
@@ -36,6 +36,7 @@ from .caller import Caller, Token
 from .conversation import Conversation
 from .feed import RemoteSubscription
 from .messages import Head, ListTopics, Publish, Refresh
+from .requests import Told
 from .standing import Changes
 
 __all__ = ("RemoteBus",)
@@ -174,8 +175,50 @@ class RemoteBus(AsyncContextManagerMixin):
         number, _ = self._known(topic)
         if not topic.compacted:
             raise NotCompacted(topic.name, "delete from", "compacted=True")
-        entries = [(check_name("key", key), msgspec.Raw(b"\xc0"))]
+        entries = [(check_name("key", key), msgspec.Raw(NIL))]
         return await self._publish(number, entries, "delete", (expect, id, headers, index))
+
+    def submit(
+        self,
+        topic: Topic[Any],
+        key: str,
+        payload: bytes | None,
+        terms: tuple[int | None, str, Mapping[str, str]],
+        about: Any,
+        told: Told,
+    ) -> None:
+        """Not for users: publishes what another part of the library has checked and encoded, and keeps.
+
+        It takes its place among this client's publishes, and no task waits: `told` is called once with the request
+        (`about`, `answer`, `error`), in the loop's thread, maybe before this returns. It must not raise.
+
+        Args:
+            topic, key: As of `publish`; `key` is the event's, also if the topic finds it in the payload.
+            payload: As MessagePack; None for a tombstone.
+            terms: Index to expect, id, headers.
+            about, told: Who wants to know, and of what.
+
+        Raises:
+            BusClosed, NotAuthorized, ReconnectFailed: if the bus is not running, and why.
+            TopicConflict, NotCompacted: as of `publish` and `delete`.
+        """
+        number, _ = self._known(topic)
+        expect, id, headers = terms
+        if payload is None and not topic.compacted:
+            raise NotCompacted(topic.name, "delete from", "compacted=True")
+        form: Any = "one" if payload is not None else "delete"
+        entries: Any = [(key, msgspec.Raw(NIL if payload is None else payload))]
+        copied = dict(headers) if headers else None
+        self._conversation.submit(
+            lambda request: Publish(request, number, entries, id, expect, None, copied, form), about, told
+        )
+
+    def forget(self, told: Told) -> None:
+        """Not for users: who has submitted something does not want to be told any more.
+
+        What was said may happen; what waits to be said, or to be said again, is not.
+        """
+        self._conversation.requests.forget(told)
 
     def publish_nowait(self, topic: Topic[T], payload: T, **_: object) -> NoReturn:
         """Raises NowaitUnsupported: a network has to be waited for."""
@@ -198,22 +241,21 @@ class RemoteBus(AsyncContextManagerMixin):
         answer: dict[str, dict[str, Any]] = await self._conversation.ask(ListTopics)
         return answer
 
-    async def _publish(
+    def _publish(
         self,
         topic: int,
         entries: list[tuple[str | None, msgspec.Raw]] | Any,
         form: Any,
         asked: tuple[int | None, str | None, Mapping[str, str] | None, int | None],
-    ) -> Position:
+    ) -> Awaitable[Position]:
         expect, id, headers, index = asked
         terms(*asked)  # the checks are the bus's own
         copied = dict(headers) if headers else None
-        position: Position = await self._conversation.ask(
+        return self._conversation.ask(
             lambda request: Publish(
                 request, topic, entries, id or f"{self._name}:{request}", expect, index, copied, form
             )
         )
-        return position
 
     # Reading.
 

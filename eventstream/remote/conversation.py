@@ -7,11 +7,12 @@ answers: pipes are made, and read, by the `caller`.
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeVar
 
 from anyio import current_time
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint_if_cancelled, current_token
 
 from ..codec import TopicCodec
 from ..errors import (
@@ -51,7 +52,7 @@ from .messages import (
     with_age,
 )
 from .outgoing import Outgoing
-from .requests import Request, Requests
+from .requests import Request, Requests, Told
 from .standing import Standing
 
 __all__ = ("Conversation",)
@@ -78,6 +79,7 @@ class Conversation:
         self._feeds: dict[int, Feed] = {}
         self._asked = 0
         self._subscribed = 0
+        self._clock: Callable[[], float]
         self._outgoing: Outgoing | None = None  # Invariant: set while there is a pipe that is not given up
         self._give_up: Callable[[], None]
         self._introduction = 0  # bytes of it that the pipe did not take at once
@@ -85,6 +87,7 @@ class Conversation:
 
     def begin(self) -> None:
         """The bus runs."""
+        self._clock = _loop_clock()
         self.error = None
 
     @property
@@ -129,9 +132,17 @@ class Conversation:
         """
         await checkpoint_if_cancelled()  # a full one would let others come first, who asked later
         self.check()
+        return await self.requests.answer(self._request(make))
+
+    def submit(self, make: Callable[[int], Message], about: Any, told: Told) -> None:
+        """As `ask`, but returns at once; `told` is called with the request when it is answered, or cannot be."""
+        self.check()
+        self.requests.ask(self._request(make, about), told)
+
+    def _request(self, make: Callable[[int], Message], about: Any = None) -> Request:
         self._asked += 1
         message = make(self._asked)
-        return await self.requests.answer(Request(self._asked, encode(message), isinstance(message, Publish)))
+        return Request(self._asked, encode(message), type(message) is Publish, about)
 
     def _say_request(self, request: Request) -> None:
         if not self.standing.accepted:
@@ -141,7 +152,7 @@ class Conversation:
         except LimitReached as error:
             self.requests.fail(request.number, error)
             return
-        now = current_time()
+        now = self._clock()
         if request.said is None:
             request.said = now
             self._say(request.data)
@@ -267,6 +278,12 @@ class Conversation:
         self._largest = message.max_message
         self.standing.move(accepted=True)
         self.requests.say_again()
+
+
+def _loop_clock() -> Callable[[], float]:
+    """What `anyio.current_time` reads, found once: for each publish it would look again for the loop that runs."""
+    loop = current_token().native_token
+    return loop.time if isinstance(loop, AbstractEventLoop) else current_time
 
 
 def _part(message: Goodbye) -> NoReturn:
