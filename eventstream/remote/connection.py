@@ -409,7 +409,7 @@ class Connection:
             (message.key, message.prefix),
             message.credit,
             self._outgoing,
-            lambda: len(self._feedings) == 1,
+            self._feedings,
         )
 
     async def _feed(
