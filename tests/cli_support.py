@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,13 @@ ROOT = Path(__file__).parents[1]
 COMMAND = (sys.executable, "-m", "eventstream.cli")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 PATIENCE = 30.0  # seconds: a command starts in less than one, on a computer that has nothing else to do
+
+
+def free_port() -> int:
+    """A port of this machine that nobody has just now, for who must know it before the process that listens does."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 class Stream:

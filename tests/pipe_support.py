@@ -28,6 +28,7 @@ from sniffio import current_async_library
 from eventstream.pipes import BackedPipe, Pipe, PipeServer, Retry
 from eventstream.pipes.frames import Ack, Decoder, Frame, Hello, Welcome, encode
 from eventstream.pipes.handshake import make_hello
+from eventstream.pipes.tcp import connect_tcp
 from eventstream.testing import Faults, Network, run_simulated
 
 Backend = Literal["asyncio", "trio"]
@@ -130,6 +131,13 @@ class Tcp(Place):
         return await anyio.connect_tcp("127.0.0.1", self.port)
 
 
+class Kept(Tcp):
+    """Real sockets on the loopback, dialed by our own stream where that is another than anyio's."""
+
+    async def connect(self) -> ByteStream:
+        return await connect_tcp("127.0.0.1", self.port)
+
+
 class Tls(Tcp):
     """TLS over real sockets."""
 
@@ -151,7 +159,7 @@ class Unix(Place):
         return await anyio.connect_unix(self._path)
 
 
-PLACES: Final = {"memory": Memory, "faulty": Faulty, "tcp": Tcp, "tls": Tls, "unix": Unix}
+PLACES: Final = {"memory": Memory, "faulty": Faulty, "tcp": Tcp, "kept": Kept, "tls": Tls, "unix": Unix}
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -27,6 +27,23 @@ async def settle(turns: int | None = None) -> None:
     """Lets all tasks run that can."""
     for _ in range(turns or TURNS):
         await checkpoint()
+
+
+@asynccontextmanager
+async def counting_turns() -> AsyncIterator[Callable[[], int]]:
+    """A task that does nothing but count how often it gets its turn; yields how often that was so far."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(count)
+        yield lambda: turns
+        tasks.cancel_scope.cancel()
 
 
 async def take(subscription: Subscription[T], count: int) -> list[T]:

@@ -170,6 +170,11 @@ class Test_declarations:
             with pytest.raises(TypeError, match="topic must be a Topic"):
                 bus.subscribe(wrong)  # type: ignore[arg-type]  # wrong on purpose
 
+    async def test_what_is_no_position_is_not_waited_for(self, bus: EventBus) -> None:
+        async with bus.view(prices) as view:
+            with pytest.raises(TypeError, match=r"Position\.parse makes one of its text"):
+                await view.reached(str(view.position))  # type: ignore[arg-type]  # wrong on purpose
+
     async def test_a_source_for_another_declaration_is_refused(self, bus: EventBus) -> None:
         @bus.snapshot(Topic("words", int))
         async def source(key: str | None, append: Append) -> int:
@@ -299,6 +304,17 @@ class Test_handlers:
         assert record.levelno == logging.ERROR
         assert "topic 'words', key '', index 2" in record.getMessage()
         assert "secret" not in record.getMessage(), "a log never shows a payload"
+
+    async def test_one_that_is_not_async_is_told_how_to_be(self) -> None:
+        told: list[Exception] = []
+        async with EventBus(on_error=lambda error, event: told.append(error)) as bus:
+            bus.on(words)(lambda event: None)  # type: ignore[arg-type,return-value]  # wrong on purpose
+            await settle()
+            await bus.publish(words, "a")
+            await settle()
+        assert [str(error) for error in told] == [
+            "a handler must be async: write 'async def', or let it return what can be awaited"
+        ]
 
     async def test_on_error_that_raises_is_logged_and_harms_nobody(self, caplog: pytest.LogCaptureFixture) -> None:
         def on_error(error: Exception, event: Event[Any] | None) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import anyio
 import pytest
 from anyio import CancelScope, create_task_group, fail_after
-from anyio.lowlevel import checkpoint
 
 from eventstream import (
     EARLIEST,
@@ -21,7 +20,7 @@ from eventstream import (
     Subscription,
     Topic,
 )
-from support import Price, drain, settle
+from support import Price, counting_turns, drain, settle
 
 words = Topic("words", str)
 prices = Topic("prices", Price, key="symbol", compacted=True)
@@ -50,23 +49,12 @@ class Test_publishing:
     @every_way
     async def test_it_is_a_checkpoint(self, bus: EventBus, way: Callable[[EventBus], Any]) -> None:
         """A loop that only publishes lets others run."""
-        turns = 0
-
-        async def count() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await checkpoint()
-
-        async with create_task_group() as tasks:
-            tasks.start_soon(count)
+        async with counting_turns() as turns:
             await settle(3)
-            before = turns
+            before = turns()
             for _ in range(10):
                 await way(bus)
-            after = turns
-            tasks.cancel_scope.cancel()
-        assert after - before >= 9
+            assert turns() - before >= 9
 
     @every_way
     @pytest.mark.parametrize("cancel_first", [True, False])

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from cli_support import running, server
 
+from eventstream import __version__
 from eventstream.cli.app import call
 
 pytestmark = pytest.mark.may_block
@@ -32,7 +33,8 @@ def test_topics_are_listed_with_their_numbers(url: str, capfd: pytest.CaptureFix
     """For eyes and for programs."""
     capfd.readouterr()
     assert call(["topics", url]) == 0
-    header, log, state = capfd.readouterr().out.splitlines()
+    lines = header, log, state = capfd.readouterr().out.splitlines()
+    assert len({len(line) for line in lines}) == 1  # in columns
     assert header.split() == ["topic", "head", "retained", "subscribers", "lag", "lagged"]
     assert log.split() == ["log", "2", "2", "0", "0", "0"]
     assert state.split() == ["state", "5", "5", "0", "0", "0"]
@@ -126,6 +128,30 @@ def test_the_package_can_be_run() -> None:
         process.out.wait_for("serve .*until Ctrl-C")
 
 
-def test_unknown_command_is_wrong_use() -> None:
-    """With code 2."""
-    assert call(["publsh"]) == 2
+@pytest.mark.parametrize(
+    ("arguments", "command", "why"),
+    [
+        (["publsh"], "eventstream", 'Unknown command "publsh".'),
+        (["outbox", "drian"], "eventstream outbox", 'Unknown command "drian".'),
+        (["topics", "tcp://a:1", "b", "c"], "eventstream topics", "This is more than it takes: b c."),
+        (["topics", "tcp://a:1", "--colour"], "eventstream topics", "Unknown option: --colour."),
+        (["topics"], "eventstream topics", "parameter URL requires an argument."),
+        (["tail", "tcp://a:1", "t", "--count", "x"], "eventstream tail", 'unable to convert "x" into int.'),
+    ],
+)
+def test_wrong_use_is_one_line_that_says_where_help_is(
+    arguments: list[str], command: str, why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With code 2, as all that goes wrong: no boxes, no colours."""
+    assert call(arguments) == 2
+    said = capfd.readouterr().err
+    assert said.startswith(f"{command}: ")
+    assert why in said
+    assert said.endswith(f" See: {command} --help\n")
+    assert said.count("\n") == 1
+
+
+def test_version_is_that_of_the_code(capfd: pytest.CaptureFixture[str]) -> None:
+    """Also where nothing was installed."""
+    assert call(["--version"]) is None
+    assert capfd.readouterr().out == f"{__version__}\n"

@@ -95,6 +95,8 @@ def test_decide_and_drain(path: Path, capfd: pytest.CaptureFixture[str]) -> None
 def test_discard(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert call(["outbox", "discard", str(path), "bad", "gone"]) == 0
     assert capfd.readouterr().err == "2 entries were discarded\n"
+    assert call(["outbox", "retry", str(path), "price"]) == 0
+    assert capfd.readouterr().err == "1 entry will be tried again\n"
     assert [entry["id"] for entry in listed(path, capfd)] == ["behind", "price"]
 
 
@@ -102,6 +104,8 @@ def test_what_cannot_be(tmp_path: Path, path: Path, capfd: pytest.CaptureFixture
     assert call(["outbox", "list", str(tmp_path / "none")]) == 2
     assert "there is no such file" in capfd.readouterr().err
     assert not (tmp_path / "none").exists()
+    assert call(["outbox", "list", str(tmp_path)]) == 2
+    assert "this is no file" in capfd.readouterr().err
     (tmp_path / "text").write_text("text\n" * 100)
     assert call(["outbox", "list", str(tmp_path / "text")]) == 1
     assert "it is not an outbox" in capfd.readouterr().err

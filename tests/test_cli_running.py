@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,47 @@ def test_output_goes_where_one_cannot_wait(target: str, tmp_path: Path) -> None:
         assert (tmp_path / target).stat().st_size == 10_000
 
 
+PROGRAM = """
+import sys
+from eventstream.cli.lines import standard_input
+from eventstream.cli.running import Output, run
+
+async def write():
+    await Output().write(b"x")
+    return 0
+
+async def read():
+    return standard_input()
+
+sys.exit(run("try", {"write": write, "read": read}[sys.argv[1]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the shells there close nothing")
+@pytest.mark.parametrize(
+    ("what", "closing", "code", "said"),
+    [
+        ("write", ">&-", 1, "eventstream try: standard output is closed: give it somewhere to go\n"),
+        ("read", "<&-", 1, "eventstream try: standard input is closed: give it lines, or name files\n"),
+        ("read", "<&- 2>&-", 1, ""),
+        ("write", ">/dev/full", 1, "eventstream try: standard output: No space left on device\n"),
+    ],
+)
+def test_streams_that_are_closed_or_full_are_told(what: str, closing: str, code: int, said: str) -> None:
+    """With standard error closed nobody is told, least of all who reads the output."""
+    if "/dev/full" in closing and not os.path.exists("/dev/full"):
+        pytest.skip("there is no device that is full")
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closing}', "sh", sys.executable, "-c", PROGRAM, what],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", said)
+
+
 def test_output_is_cut_into_pieces_that_a_pipe_takes(capfd: pytest.CaptureFixture[str]) -> None:
     """All of it arrives."""
     anyio.run(Output().write, b"x" * 50_000)
@@ -93,4 +135,7 @@ def test_every_trouble_of_a_dial_has_its_advice() -> None:
     assert "no answer within 2.5 s" in _advice(wrapped, 2.5)
     assert _advice(OSError("odd"), 1.0) == "odd"
     assert _advice(LookupError(), 1.0) == "LookupError"
+    untrusted = ssl.SSLCertVerificationError()
+    untrusted.verify_message = "Hostname mismatch, certificate is not valid for 'b'."
+    assert _advice(untrusted, 1.0).endswith("not valid for 'b'): use the name that it is for")
     assert Link().timeout == 5.0

@@ -125,6 +125,8 @@ def test_serve_an_address_that_is_taken_is_said(tmp_path: Path, capfd: pytest.Ca
         (["--listen", "tls://127.0.0.1:0", "--cert", __file__], "no certificate or key that can be used"),
         (["--listen", "tcp://127.0.0.1:0", "--log", "sqlite://x"], "write sqlite:///path"),
         (["--listen", "tcp://127.0.0.1:0", "--log", "redis://x"], "must be one of memory, sqlite"),
+        (["--listen", "tcp://127.0.0.1:0", "--cert", __file__], "--cert, --key and --client-ca need a tls:// address"),
+        (["--listen", "unix:///x", "--client-ca", __file__], "--cert, --key and --client-ca need a tls:// address"),
         (["--listen", "tcp://127.0.0.1:0", "--token-file", "none"], "none: No such file"),
         (["--listen", "tcp://127.0.0.1:0", "--token-file", "/dev/null"], "no token in it"),
         ([], "requires an argument"),
@@ -280,7 +282,9 @@ def test_serve_over_tls_wants_certificates(certificates: Path, capfd: pytest.Cap
         assert "its certificate is not trusted" in capfd.readouterr().err
         process.err.wait_for("a client failed its TLS handshake")
         assert call(["topics", url, "--tls-ca", ca, "--timeout", "1"]) == 1
-        assert capfd.readouterr().err.count("\n") == 1
+        refused = capfd.readouterr().err
+        assert "whether the server wants a certificate of ours (--tls-cert)" in refused
+        assert refused.count("\n") == 1
         assert process.stop() == 0
         assert not any("Traceback" in line for line in process.err.all())
 

@@ -6,7 +6,6 @@ import hashlib
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from cli_support import ROOT
+from cli_support import ROOT, free_port
 
 from eventstream import EventBus, NotAuthorized, Server, Topic
 
@@ -46,12 +45,6 @@ def authority(tmp_path: Path) -> Any:
         issued.private_key_pem.write_to_path(tmp_path / f"{name}.key")
         issued.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
     return ca
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def test_the_configuration_is_what_the_program_reads(page: Any) -> None:

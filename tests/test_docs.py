@@ -7,7 +7,6 @@ import contextlib
 import inspect
 import io
 import re
-import socket
 import ssl
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any, get_args
 
 import anyio
 import pytest
+from cli_support import free_port
 
 import eventstream
 from eventstream import (
@@ -420,9 +420,7 @@ def test_the_tls_that_is_shown_works(backend: str, tmp_path: Path, monkeypatch: 
     authority.issue_cert("127.0.0.1").configure_cert(served)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
 
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
@@ -528,6 +526,17 @@ def test_each_page_can_be_reached_from_the_readme() -> None:
             links = [link.partition("#")[0] for link in LINK.findall(page.read_text("utf-8"))]
             found += [(page.parent / link).resolve() for link in links if link and ":" not in link]
     assert [named(page) for page in PAGES if page not in seen] == []
+
+
+def test_a_list_of_contents_has_every_part_of_its_page() -> None:
+    pages = {
+        page: re.search(r"^Contents:(.*?)\n\n", page.read_text("utf-8"), re.MULTILINE | re.DOTALL) for page in PAGES
+    }
+    listed = {page: re.findall(r"\]\(#([\w-]+)\)", found[1]) for page, found in pages.items() if found}
+    assert {named(page) for page in listed} >= {"docs/reference.md", "docs/how-to/testing.md"}
+    for page, links in listed.items():
+        parts = re.findall(r"^## (.*)$", BLOCK.sub("", page.read_text("utf-8")), re.MULTILINE)
+        assert links == [part.lower().replace(" ", "-") for part in parts]
 
 
 def test_the_changelog_begins_with_this_version() -> None:

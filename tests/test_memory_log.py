@@ -410,6 +410,16 @@ class Test_what_is_appended:
         with pytest.raises(TypeError):
             events[0].headers["trace"] = "2"  # type: ignore[index]  # that is the point
 
+    @pytest.mark.parametrize("wrong", ["sqlite:///events.db", "", 7, object()])
+    def test_what_is_no_log_is_refused(self, wrong: Any) -> None:
+        with pytest.raises(TypeError, match="a URL goes to open_bus"):
+            EventBus(wrong)
+
+    def test_a_time_below_nothing_is_refused(self) -> None:
+        for wrong in (-1.0, float("nan")):
+            with pytest.raises(ValueError, match="dedupe_seconds must be a number of at least 0"):
+                MemoryLog(dedupe_seconds=wrong)
+
     async def test_a_tombstone_has_headers_too(self, bus: EventBus) -> None:
         topic = Topic("prices", Price, key="symbol", compacted=True)
         await bus.publish(topic, Price("X", 1.0))

@@ -17,7 +17,7 @@ import pytest
 from cli_support import ENVIRONMENT
 from outbox_support import FailingBus, notes
 
-from eventstream import EventBus
+from eventstream import EventBus, Topic
 from eventstream.errors import NotAccepted, NotStored, OutboxUnusable
 from eventstream.outbox import Outbox, Sending
 from eventstream.pipes import Retry
@@ -193,10 +193,28 @@ async def test_an_impossible_state_is_damage(path: Path) -> None:
     assert (await refusal(path)).why == "damaged"
 
 
-async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(NotStored, match="No such file"):
-        async with Outbox(tmp_path / "nowhere" / "box"):
-            pass
+@pytest.mark.parametrize(
+    "wrong", [{"bus": "tcp://127.0.0.1:4000"}, {"topics": Topic("words", str)}, {"topics": ["words"]}]
+)
+async def test_what_is_no_bus_and_no_topics_is_refused(path: Path, wrong: dict[str, Any]) -> None:
+    """At once, and not when something is to be sent."""
+    with pytest.raises(
+        TypeError, match=r"open_bus makes one of a URL|write \[words\]|topic must be a Topic, not 'words'"
+    ):
+        Outbox(path, **wrong)
+    async with Outbox(path) as outbox:
+        with pytest.raises(TypeError, match="bus must be a bus, not 7"):
+            outbox.use(7)  # type: ignore[arg-type]  # wrong on purpose
+
+
+async def test_a_path_that_leads_nowhere(tmp_path: Path) -> None:
+    """It is no fault of the disk's, so trying again does not help."""
+    for wrong, says in ((tmp_path / "nowhere" / "box", "No such file"), (tmp_path, "Is a directory")):
+        refused = await refusal(wrong)
+        assert refused.why == "unreachable"
+        assert not refused.temporary
+        assert says in str(refused)
+        assert "check the path" in str(refused)
 
 
 async def test_the_space_of_what_is_gone_is_given_back(bus: EventBus, path: Path) -> None:

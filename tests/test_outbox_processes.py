@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 import anyio
 import pytest
-from cli_support import ENVIRONMENT, Stream, server
+from cli_support import ENVIRONMENT, Stream, free_port, server
 
 from eventstream import EARLIEST, Topic
 from eventstream.outbox import Entry, Outbox
@@ -164,9 +163,7 @@ async def test_the_offline_story(tmp_path: Path, anyio_backend: str) -> None:
     The first event of one key conflicts: it is kept, those behind it wait, and all others arrive once, in order.
     """
     path, safe = tmp_path / "box", set[int]()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     async with CuttingProxy(port, seed=5, cuts=8, mean_bytes=20_000) as proxy:
         url, address = f"tcp://127.0.0.1:{proxy.port}", f"tcp://127.0.0.1:{port}"
         for part in range(2):  # nobody listens behind the proxy

@@ -95,6 +95,23 @@ class Machine(RuleBasedStateMachine):
             assert end.session.writer.accept(CONTENT[end.said : end.said + size]) == fits
             end.said += size if fits else 0
 
+    @rule(name=ends, size=sizes)
+    def pass_on(self, name: str, size: int) -> None:
+        """Onto the link at once, if nothing goes before it; else nothing has happened."""
+        end = self.ends[name]
+        session = end.session
+        if end.link is not None:
+            before = session.statistics()
+            may_go = not session.has_output and not session.writer.finished and size <= session.writer.ring.free
+            frame = session.pass_on(CONTENT[end.said : end.said + size])
+            if frame is None:
+                assert session.statistics() == before
+            else:
+                assert may_go
+                assert not session.has_output
+                end.said += size
+                end.link.towards[end.other] += frame
+
     @rule(name=ends, limit=st.integers(1, 2000))
     def take(self, name: str, limit: int) -> None:
         self.ends[name].take(limit)

@@ -64,6 +64,42 @@ async def test_large_transfers_in_both_directions_at_once(place: Place) -> None:
 
 
 @everywhere()
+async def test_what_is_offered_keeps_its_place(place: Place) -> None:
+    """At once or later, alone or not, between what is sent: the bytes arrive in the order of the calls."""
+    data = noise("offered", 20_000)
+
+    async def offer(pipe: Pipe) -> None:
+        for number, portion in enumerate(cuttings(data, "offered", 300)):
+            half = len(portion) // 2
+            if number % 4 == 0 and pipe.offer(portion):
+                pipe.flush_soon()
+            elif number % 4 == 1 and pipe.offer_now(portion[:half], portion[half:]):
+                pass
+            elif number % 4 == 0 or not pipe.offer_now(portion):
+                await pipe.send(portion)
+            if number % 7 == 0:
+                await anyio.lowlevel.checkpoint()
+        await pipe.send_eof()
+
+    async with place.pair(capacity=4096) as (client, served), anyio.create_task_group() as tasks:
+        tasks.start_soon(offer, client)
+        assert await hear_all(served) == data
+
+
+@everywhere()
+async def test_an_offer_that_comes_alone_is_under_way_at_once(place: Place) -> None:
+    """Nobody need have a turn for it; after the end it is refused, as all else."""
+    async with place.pair() as (client, served):
+        await client.drain()
+        assert client.offer_now(b"alone")
+        await client.drain()
+        assert await hear(served, 5) == b"alone"
+        await client.send_eof()
+        with pytest.raises(ClosedResourceError):
+            client.offer_now(b"late")
+
+
+@everywhere()
 async def test_sizes_around_the_capacity(place: Place) -> None:
     """A write of any size goes through, also where it just fits or just does not."""
     async with place.serving(echo, capacity=64), place.pipe(capacity=64) as pipe:

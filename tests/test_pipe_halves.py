@@ -65,6 +65,46 @@ def test_one_frame_carries_all_pieces_that_may_go() -> None:
     assert (frame.sequence, bytes(frame.payload)) == (0, b"head" + body + b"tail")
 
 
+def test_what_comes_alone_is_passed_on_in_one_step() -> None:
+    """It is kept as all else that was sent, and can be sent again."""
+    writer = linked_writer(b"ab")
+    output(writer)
+    frame = writer.pass_on(b"cde")
+    assert frame is not None
+    assert Decoder().feed(frame) == [Data(2, b"cde")]
+    assert not can_send(writer)
+    assert (writer.sequence, writer.ring.sent, writer.ring.free) == (5, 5, 5)
+    writer.check_resume(5)
+    writer.resume(1, ALL)
+    assert output(writer) == [Data(1, b"bcde")]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "data", "limit", "finish"),
+    [
+        (b"w", b"data", ALL, False),
+        (b"", b"", ALL, False),
+        (b"", b"eleven bytes", ALL, False),
+        (b"", b"data", 3, False),
+        (b"", b"data", ALL, True),
+    ],
+    ids=["behind others", "empty", "larger than the ring", "beyond the peer's limit", "after the end"],
+)
+def test_what_cannot_go_at_once_is_not_passed_on(waiting: bytes, data: bytes, limit: int, finish: bool) -> None:
+    """Nothing is accepted of it then."""
+    writer = linked_writer(waiting, limit=limit)
+    if finish:
+        writer.finish()
+    assert writer.pass_on(data) is None
+    assert (writer.sequence, writer.ring.sent) == (len(waiting), 0)
+
+
+def test_what_one_frame_cannot_carry_is_not_passed_on() -> None:
+    writer = linked_writer(capacity=ALL)
+    assert writer.pass_on(bytes(MAX_PAYLOAD + 1)) is None
+    assert writer.pass_on(bytes(MAX_PAYLOAD)) is not None
+
+
 def test_a_frame_ends_at_the_limit_and_at_its_largest_size() -> None:
     """The peer's room and `MAX_PAYLOAD` bound it, wherever pieces begin and end."""
     writer = linked_writer(bytes(6), capacity=ALL, limit=MAX_PAYLOAD + 10)

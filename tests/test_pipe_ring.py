@@ -51,6 +51,15 @@ class Machine(RuleBasedStateMachine):
             self.ring.append(CONTENT[self.end : self.end + size])
             self.end += size
 
+    @rule(size=st.one_of(st.integers(0, 9), st.integers(0, 2 * SMALL)))
+    def pass_on(self, size: int) -> None:
+        """Only where nothing waits, and only if it fits; else nothing has happened."""
+        size = min(size, len(CONTENT) - self.end)
+        goes = self.sent == self.end and size <= self.capacity - (self.end - self.start)
+        assert self.ring.pass_on(CONTENT[self.end : self.end + size]) == goes
+        if goes:
+            self.sent = self.end = self.end + size
+
     @rule(limit=st.one_of(st.integers(-1, 9), st.integers(0, 2 * SMALL)))
     def send(self, limit: int) -> None:
         piece = self.ring.next_piece(limit)

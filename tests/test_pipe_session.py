@@ -19,6 +19,7 @@ from eventstream.pipes.frames import (
     Pong,
     Reject,
     Welcome,
+    encode_data,
 )
 from eventstream.pipes.session import FLUSH, MAX_CAPACITY, TABLE, Event, Session, State
 
@@ -230,6 +231,19 @@ def test_control_frames_come_before_the_backlog() -> None:
     assert output(session) == [Ping(1), Pong(7), Ack(1, 1000), Data(0, b"0123")]
     assert not can_send(session)
     assert session.next_output() == b""
+
+
+def test_what_comes_alone_does_not_pass_by_control_frames() -> None:
+    """A PING, or an acknowledgement that is urgent, goes first: then it is not alone."""
+    session = linked()
+    session.ping(0.0)
+    assert session.pass_on(b"data") is None
+    session.next_output()
+    assert session.pass_on(b"data") == encode_data(0, 4) + b"data"
+    apply(session, Data(0, bytes(250)))
+    assert session.pass_on(b"more") is None
+    assert output(session) == [Ack(250, 1000)]
+    assert session.pass_on(b"more") == encode_data(4, 4) + b"more"
 
 
 def test_an_acknowledgement_that_is_not_urgent_waits_to_be_asked_for() -> None:

@@ -315,6 +315,8 @@ class Test_addresses:
             "unix:path",
             "unix:///a%00b",
             "sqlite:///a%00b",
+            "sqlite:path",
+            "sqlite://path",
             "http://host:1",
             "host:1",
         ],

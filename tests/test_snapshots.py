@@ -419,6 +419,12 @@ class Test_a_source_that_breaks_its_promise:
             async with collecting(bus.subscribe(rows)) as seen:
                 assert state(*seen) == [("start", "new"), "a1", ("end", 1)]
 
+    async def test_one_that_is_not_async_is_told_how_to_be(self, bus: EventBus) -> None:
+        bus.snapshot(rows)(lambda key, append: 0)  # type: ignore[type-var]  # wrong on purpose
+        with pytest.raises(SnapshotFailed, match="the source is not async: write 'async def'") as caught:
+            await bus.subscribe(rows).receive()
+        assert caught.value.why == "raised"
+
     async def test_what_it_raised_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         """Who waits may be a view, or in another process, and cannot tell what it was."""
         async with table_bus() as (bus, table):

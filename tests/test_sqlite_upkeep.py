@@ -280,9 +280,10 @@ class Test_export_and_import:
             ([*TOPIC, b'{"index":1,"key":"a","time":1,"payload":1,"headers":{"":""}}'], "line 3.*: header name"),
         ],
     )
-    async def test_lines_that_cannot_be_read(self, path: str, lines: list[bytes], says: str) -> None:
+    @pytest.mark.parametrize("more", [[], [b'{"topic":"t","epoch":"e"}']])
+    async def test_lines_that_cannot_be_read(self, path: str, lines: list[bytes], says: str, more: list[bytes]) -> None:
         with pytest.raises(InvalidPayload, match=says):
-            import_lines(path, [*lines, b'{"topic":"t","epoch":"e"}'])
+            import_lines(path, [*lines, *more])
 
 
 class Test_the_commands:
@@ -306,7 +307,23 @@ class Test_the_commands:
             assert call(["log", "export", f"{path}.new"]) == 0
             assert capfd.readouterr().out == exported
             assert call(["log", "info", f"{path}.none"]) == 1
-            assert "no such file" in capfd.readouterr().err
+            assert "no such file; check the path" in capfd.readouterr().err
+
+        await to_thread.run_sync(commands)
+
+    async def test_what_is_wrong_is_said_of_the_right_file(self, path: str, capfd: pytest.CaptureFixture[str]) -> None:
+        await fill(path)
+
+        def commands() -> None:
+            assert call(["log", "export", path, "words", "wodrs"]) == 1  # and not a part of what was asked for
+            captured = capfd.readouterr()
+            assert captured.out == ""
+            assert f"{path} has no topic 'wodrs'; it has: prices, raw, words" in captured.err
+            Path(f"{path}.bad").write_text('\n{"symbol":"X"}\n', "utf-8")
+            assert call(["log", "import", f"{path}.new", f"{path}.bad"]) == 1
+            assert f"{path}.bad, line 2: this does not fit" in capfd.readouterr().err
+            assert call(["log", "backup", path, f"{path}/in/a/file"]) == 1
+            assert f"{path}/in/a/file: it cannot be made" in capfd.readouterr().err
 
         await to_thread.run_sync(commands)
 

@@ -34,7 +34,7 @@ from eventstream import (
 from eventstream.topics import LiveTopic
 from eventstream.topics.buffer import SEGMENT_SIZE
 from eventstream.topics.parking import FEW
-from support import Price, collecting, drain, settle
+from support import Price, collecting, counting_turns, drain, settle
 
 words = Topic("words", str)
 prices = Topic("prices", Price, key="symbol", compacted=True)
@@ -493,22 +493,12 @@ class Test_fairness:
         for number in range(30_000):
             bus.publish_nowait(topic, number)
         for filters in ({"key": "none"}, {"prefix": "none"}):
-            turns = 0
-
-            async def count() -> None:
-                nonlocal turns
-                while True:
-                    turns += 1
-                    await checkpoint()
-
-            async with create_task_group() as tasks:
-                tasks.start_soon(count)
+            async with counting_turns() as turns, create_task_group() as tasks:
                 with anyio.CancelScope() as scope:
                     tasks.start_soon(_cancel_when_idle, scope, bus)
                     async for _ in bus.subscribe(topic, after=EARLIEST, **filters):  # type: ignore[arg-type]
                         pass
-                tasks.cancel_scope.cancel()
-            assert turns > 10
+                assert turns() > 10
 
 
 async def _cancel_when_idle(scope: anyio.CancelScope, bus: EventBus) -> None:

@@ -29,7 +29,7 @@ from eventstream import (
     SubscriptionClosed,
     Topic,
 )
-from support import collecting, drain, settle, take
+from support import collecting, counting_turns, drain, settle, take
 
 numbers = Topic("numbers", int, key=lambda number: f"k{number % 3}")
 
@@ -168,21 +168,11 @@ class Test_reading:
         subscription = bus.subscribe(numbers)
         for number in range(10_000):
             bus.publish_nowait(numbers, number)
-        turns = 0
-
-        async def count_turns() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await checkpoint()
-
-        async with create_task_group() as tasks:
-            tasks.start_soon(count_turns)
+        async with counting_turns() as turns:
             async for event in subscription:
                 if event.payload == 9_999:
                     break
-            tasks.cancel_scope.cancel()
-        assert turns >= 5
+            assert turns() >= 5
 
     async def test_cancelling_a_read_loses_nothing(self, bus: EventBus) -> None:
         """Cancelled at every possible moment: waiting, just woken, with events there."""

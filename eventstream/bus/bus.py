@@ -59,8 +59,10 @@ class EventBus:
         clock: Callable[[], float] = time.time,
         random: Random | None = None,
     ) -> None:
+        if log is not None and not callable(getattr(log, "attach", None)):
+            raise TypeError(f"log must be a log such as SQLiteLog(path), not {log!r}; a URL goes to open_bus")
         self._random = random or SystemRandom()
-        self._log: Log = log or MemoryLog(clock=clock, random=self._random)
+        self._log: Log = MemoryLog(clock=clock, random=self._random) if log is None else log
         self._nowait = self._log if isinstance(self._log, NowaitLog) else None
         self._options = snapshots or SnapshotOptions()
         self._clock = clock

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
@@ -109,7 +110,10 @@ class Handling:
 
     async def _handle(self, event: Event[Any]) -> None:
         try:
-            await self._handler(event)
+            outcome = self._handler(event)
+            if not isawaitable(outcome):
+                raise TypeError("a handler must be async: write 'async def', or let it return what can be awaited")
+            await outcome
         except anyio.get_cancelled_exc_class() as error:
             await checkpoint_if_cancelled()  # raises, unless it was something of the handler's that was cancelled
             self._report(RuntimeError(f"the handler let a cancellation out that was not its own: {error!r}"), event)

@@ -24,5 +24,7 @@ def main() -> None:
             raise  # not the extra: something is broken, and its traceback tells what
         sys.exit(f"eventstream: the command line needs {missing}, which is not installed.\n"
                  "Install the extra: pip install 'eventstream[cli]'")  # fmt: skip
+    except KeyboardInterrupt:
+        sys.exit(130)  # before there is anything to end
     logging.getLogger("eventstream.pipes").setLevel(logging.ERROR)  # each command tells of its connection by itself
     sys.exit(call(sys.argv[1:]))

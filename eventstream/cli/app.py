@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from cyclopts.validators import Number
 
+from .. import __version__
 from .bench import Load
 from .bench import bench as run_bench
 from .demo import Options
@@ -25,7 +25,7 @@ from .outbox import retry as run_retry
 from .outbox import show as run_show
 from .publish import Input
 from .publish import publish as run_publish
-from .running import USAGE, run
+from .running import USAGE, run, tell
 from .serve import Setup
 from .serve import serve as run_serve
 from .tail import Selection
@@ -39,7 +39,7 @@ Flag = Annotated[bool, Parameter(negative=())]
 app: App = App(
     name="eventstream",
     help="An event bus with history, resume and snapshots: serve one, publish to it, read from it.",
-    version=lambda: importlib.metadata.version("eventstream"),
+    version=__version__,
 )
 
 
@@ -49,10 +49,19 @@ app.command(log)
 def call(arguments: list[str]) -> int | None:
     """Runs the command that the arguments name; returns its exit code."""
     try:
-        code: int | None = app(arguments, exit_on_error=False, result_action="return_value")
-    except CycloptsError:  # it was printed
+        code: int | None = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        command = " ".join(["eventstream", *(error.command_chain or ())])
+        tell(f"{command}: {_what_is_wrong(error)} See: {command} --help")
         return USAGE
     return code
+
+
+def _what_is_wrong(error: CycloptsError) -> str:
+    """In one line."""
+    if isinstance(error, UnusedCliTokensError):
+        return f"This is more than it takes: {' '.join(error.unused_tokens or ())}."
+    return " ".join(str(error).split())
 
 
 @app.command

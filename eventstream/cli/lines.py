@@ -15,7 +15,7 @@ from anyio.to_thread import run_sync
 from .links import told_of_files
 from .running import Failure
 
-__all__ = ("Line", "read_lines", "read_some", "total_bytes")
+__all__ = ("Line", "read_lines", "read_some", "standard_input", "total_bytes")
 
 CHUNK: Final = 256 * 1024  # bytes that are read at a time
 LONGEST: Final = 16 * 1024 * 1024  # bytes of a line: what servers take in one message
@@ -86,13 +86,24 @@ def total_bytes(files: Sequence[Path]) -> int | None:
 
 async def _chunks(file: Path | None) -> AsyncIterator[bytes]:
     with told_of_files(file):
-        fd = sys.stdin.fileno() if file is None else os.open(file, os.O_RDONLY)
+        fd = standard_input() if file is None else os.open(file, os.O_RDONLY)
         try:
             while chunk := await read_some(fd):
                 yield chunk
         finally:
             if file is not None:
                 os.close(fd)
+
+
+def standard_input() -> int:
+    """Its number.
+
+    Raises:
+        Failure: if it is closed.
+    """
+    if sys.stdin is None:
+        raise Failure("standard input is closed: give it lines, or name files")
+    return sys.stdin.fileno()
 
 
 async def read_some(fd: int) -> bytes:

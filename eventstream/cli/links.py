@@ -20,7 +20,7 @@ from ..errors import NotAuthorized, ReconnectFailed
 from ..pipes import Retry
 from ..remote import RemoteBus
 from ..remote.urls import reconnector_for
-from .running import USAGE, Failure, first
+from .running import USAGE, Failure, first, interruptible
 
 __all__ = ("Dialer", "Link", "Positive", "connected", "read_token", "told_of_files")
 
@@ -88,7 +88,12 @@ class Dialer:
 
     def failure(self, seconds: float) -> Failure:
         """Why the server cannot be reached, and what to do."""
-        return Failure(f"{self._url}: {_advice(self.error, seconds)}")
+        advice = _advice(self.error, seconds)
+        if (
+            self.error is None and self.made and self._url.startswith("tls:")
+        ):  # in TLS 1.3 it is told after all went well
+            advice += ", and whether the server wants a certificate of ours (--tls-cert)"
+        return Failure(f"{self._url}: {advice}")
 
 
 @asynccontextmanager
@@ -112,7 +117,8 @@ async def connected(url: str, link: Link, *, lasting: bool = False) -> AsyncIter
             async with RemoteBus(dialer, token=token, retry=retry) as bus:
                 await _accepted(bus, url, link)
                 patience.deadline = math.inf
-                yield bus
+                async with interruptible():
+                    yield bus
     except (ReconnectFailed, ExceptionGroup) as raised:
         error = first(raised)
         if not isinstance(error, ReconnectFailed):
@@ -181,7 +187,9 @@ def _advice(error: Exception | None, seconds: float) -> str:
         case socket.gaierror():
             return "the host's name cannot be resolved: check the address"
         case ssl.SSLCertVerificationError():
-            return f"its certificate is not trusted ({cause.verify_message}): give --tls-ca FILE"
+            why = cause.verify_message.rstrip(".")
+            advice = "use the name that it is for" if "mismatch" in why else "give --tls-ca FILE"
+            return f"its certificate is not trusted ({why}): {advice}"
         case ssl.SSLError():
             return f"TLS fails ({cause.reason}): check that the server speaks it, and which certificate it wants"
         case EndOfStream() | BrokenResourceError() | ConnectionResetError():

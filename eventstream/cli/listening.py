@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -34,6 +35,15 @@ class Certificates(msgspec.Struct, frozen=True):
     key: Path | None = None
     client_ca: Path | None = None
 
+    def check(self, urls: Sequence[str]) -> None:
+        """Refuses files that would protect nothing.
+
+        Raises:
+            Failure: if there are some, and no address that uses them.
+        """
+        if any((self.cert, self.key, self.client_ca)) and not any(url.startswith("tls:") for url in urls):
+            raise Failure("--cert, --key and --client-ca need a tls:// address", USAGE)
+
     def context(self) -> ssl.SSLContext:
         """As the server's end of TLS.
 
@@ -55,7 +65,8 @@ class _Strict(TLSListener):
 
     @staticmethod
     async def handle_handshake_error(exc: BaseException, stream: object) -> None:
-        tell(f"eventstream serve: a client failed its TLS handshake: {exc}")
+        why = str(exc) or type(exc.__cause__ or exc).__name__
+        tell(f"eventstream serve: a client failed its TLS handshake: {why}")
         await anyio.aclose_forcefully(stream)  # type: ignore[arg-type]
         if not isinstance(exc, Exception):
             raise exc

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -10,10 +10,11 @@ import msgspec
 from anyio import from_thread, to_thread
 from cyclopts import App, Parameter
 
+from ..errors import InvalidPayload
 from ..logs.sqlite.transfer import export_lines, import_lines
-from ..logs.sqlite.upkeep import backup, compact, info, verify
-from .lines import read_lines
-from .running import DONE, FAILED, Output, run, tell
+from ..logs.sqlite.upkeep import FileInfo, backup, compact, info, verify
+from .lines import Line, read_lines
+from .running import DONE, FAILED, Failure, Output, counted, run, tell
 
 __all__ = ("log",)
 
@@ -36,14 +37,8 @@ def info_command(path: Path, /, *, json: Annotated[bool, Parameter(negative=())]
 
     async def command() -> int:
         found = await to_thread.run_sync(info, str(path))
-        if json:
-            print(msgspec.json.encode(found).decode())
-            return DONE
-        print(f"{found.path}: {found.size:,} bytes, {found.unused:,} of them unused")
-        for one in found.topics:
-            kind = "compacted, " if one.compacted else ""
-            after = f"{one.events:,} events after {one.floor}, {one.bytes:,} bytes"
-            print(f"{one.topic}: {kind}head {one.epoch}.{one.head}, {after}")
+        text = msgspec.json.encode(found).decode() if json else "\n".join(_told(found))
+        await Output().write(f"{text}\n".encode())
         return DONE
 
     return run("log info", command)
@@ -61,8 +56,7 @@ def verify_command(path: Path, /) -> int:
 
     async def command() -> int:
         wrong = await to_thread.run_sync(lambda: list(verify(str(path))))
-        for line in wrong:
-            print(line)
+        await Output().write("".join(f"{line}\n" for line in wrong).encode())
         tell(f"{path}: {len(wrong) or 'nothing'} wrong")
         return FAILED if wrong else DONE
 
@@ -121,6 +115,8 @@ def export_command(path: Path, topics: Annotated[list[str] | None, Parameter(neg
 
     async def command() -> int:
         output = Output()
+        if topics:
+            _check_topics(path, topics, await to_thread.run_sync(info, str(path)))
         lines = export_lines(str(path), frozenset(topics or ()))
 
         def some() -> bytes:
@@ -147,9 +143,12 @@ def import_command(path: Path, files: Annotated[list[Path] | None, Parameter(neg
 
     async def command() -> int:
         reading = read_lines(files or ())
+        last: Line | None = None
 
         async def following() -> bytes | None:
+            nonlocal last
             async for line in reading:
+                last = line
                 return line.data
             return None
 
@@ -157,9 +156,34 @@ def import_command(path: Path, files: Annotated[list[Path] | None, Parameter(neg
             while (line := from_thread.run(following)) is not None:
                 yield line
 
-        counts = await to_thread.run_sync(lambda: import_lines(str(path), lines()))
+        try:
+            counts = await to_thread.run_sync(lambda: import_lines(str(path), lines()))
+        except InvalidPayload as error:
+            if last is None:
+                raise
+            raise last.failure(f"this does not fit into what `eventstream log export` prints: {error.why}") from None
         for topic, count in counts.items():
-            tell(f"{topic}: {count:,} events")
+            tell(f"{topic}: {counted(count, 'event')}")
         return DONE
 
     return run("log import", command)
+
+
+def _told(found: FileInfo) -> Iterator[str]:
+    """For eyes."""
+    yield f"{found.path}: {found.size:,} bytes, {found.unused:,} of them unused"
+    for one in found.topics:
+        kind = "compacted, " if one.compacted else ""
+        after = f"{counted(one.events, 'event')} after {one.floor}, {one.bytes:,} bytes"
+        yield f"{one.topic}: {kind}head {one.epoch}.{one.head}, {after}"
+
+
+def _check_topics(path: Path, wanted: Sequence[str], found: FileInfo) -> None:
+    """An export that leaves out what was asked for is not to be taken for a whole one.
+
+    Raises:
+        Failure: if a topic is not there.
+    """
+    there = [one.topic for one in found.topics]
+    if missing := [repr(name) for name in wanted if name not in there]:
+        raise Failure(f"{path} has no topic {', '.join(missing)}; it has: {', '.join(sorted(there)) or 'none'}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.cells import cell_len
 
 from ..codec import Keyed
 from ..events import Event, Position, SnapshotEnd, SnapshotStart
 from ..topics import Subscription
 from .links import Link, connected
-from .running import DONE, Failure, Output, as_json, printable, tell
+from .running import DONE, Failure, Output, as_json, counted, printable, tell
 from .untyped import check_filter, find, key_and_plain
 
 __all__ = ("snapshot", "topics")
@@ -50,7 +49,7 @@ async def snapshot(url: str, name: str, key: str | None, prefix: str | None, lin
         return DONE
     lines = (printable(f"{key}  {as_json(payload).decode()}") + "\n" for key, payload in state.items())
     await output.write("".join(lines).encode())
-    tell(f"{len(state):,} keys at position {position}")
+    tell(f"{counted(len(state), 'key')} at position {position}")
     return DONE
 
 
@@ -72,13 +71,17 @@ async def _state(subscription: Subscription[Keyed], name: str) -> tuple[dict[str
 
 
 def _table(found: dict[str, dict[str, Any]]) -> bytes:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("topic", overflow="fold")
-    for name in NUMBERS:
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in sorted(found):
-        table.add_row(printable(name), *(f"{found[name][number]:,}" for number in NUMBERS))
-    console = Console(highlight=False, color_system=None, markup=False)
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()).encode() + b"\n"
+    """In columns as wide as they have to be: neither a name nor a number is ever cut, however narrow the terminal."""
+    rows: list[tuple[str, ...]] = [("topic", *NUMBERS)]
+    rows += [(printable(name), *(f"{found[name][number]:,}" for number in NUMBERS)) for name in sorted(found)]
+    first, *others = [max(cell_len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            [
+                name + " " * (first - cell_len(name)),
+                *(cell.rjust(width) for cell, width in zip(cells, others, strict=True)),
+            ]
+        )
+        for name, *cells in rows
+    )
+    return "".join(f"{line}\n" for line in lines).encode()

@@ -5,27 +5,23 @@ The file belongs to one process at a time, so this works while the program does 
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..errors import OutboxUnusable
 from ..outbox import Entry, EntryState, Outbox, Sending
 from ..pipes import Retry
 from .links import Link, connected
-from .running import DONE, FAILED, USAGE, Failure, Output, as_json, printable, tell
+from .progress import Reached, progress
+from .running import DONE, FAILED, USAGE, Failure, Output, as_json, counted, printable, tell
 
 __all__ = ("discard", "drain", "list_entries", "retry", "show")
 
-SHOWN_EVERY: Final = 0.1  # seconds
 QUICK: Final = Sending(retry=Retry(first=0.1, cap=1.0))  # somebody watches
 
 
@@ -36,7 +32,7 @@ async def list_entries(path: Path, state: EntryState | None, json: bool) -> int:
     lines = (as_json(entry) if json else _line(entry) for entry in entries)
     await Output().write(b"".join(line + b"\n" for line in lines))
     if not json:
-        tell(f"{len(entries):,} entries{'' if state is None else f' in state {state}'}")
+        tell(f"{_entries(len(entries))}{'' if state is None else f' in state {state}'}")
     return DONE
 
 
@@ -60,7 +56,7 @@ async def retry(path: Path, ids: Sequence[str], expect: int | Literal["same", "a
     async with _opened(path) as outbox:
         for id in ids:
             await outbox.retry(id, expect=expect)
-    tell(f"{len(ids):,} entries will be tried again")
+    tell(f"{_entries(len(ids))} will be tried again")
     return DONE
 
 
@@ -69,7 +65,7 @@ async def discard(path: Path, ids: Sequence[str]) -> int:
     async with _opened(path) as outbox:
         for id in ids:
             await outbox.discard(id)
-    tell(f"{len(ids):,} entries were discarded")
+    tell(f"{_entries(len(ids))} {'was' if len(ids) == 1 else 'were'} discarded")
     return DONE
 
 
@@ -77,8 +73,13 @@ async def drain(path: Path, url: str, link: Link, json: bool) -> int:
     """Sends everything that can be sent."""
     async with connected(url, link) as bus, _opened(path) as outbox:
         total = outbox.statistics().entries
-        with _progress(outbox, total) as show:
-            outbox.on_change = show
+
+        def reached() -> Reached:
+            accepted = outbox.statistics().accepted
+            return Reached(accepted, accepted, f"{accepted:,} of {total:,}")
+
+        with progress(total, reached) as show:
+            outbox.on_change = None if show is None else lambda _: show()
             outbox.use(bus)
             await _until_it_stands_still(outbox, link.timeout)
         statistics = outbox.statistics()
@@ -89,7 +90,7 @@ async def drain(path: Path, url: str, link: Link, json: bool) -> int:
         for state in ("pending", "held", "conflict", "unknown", "dead")
         if (count := getattr(statistics, state))
     )
-    tell(f"drained {statistics.accepted:,} entries{'; left: ' if left else ''}{left}")
+    tell(f"drained {_entries(statistics.accepted)}{'; left: ' if left else ''}{left}")
     return FAILED if left else DONE
 
 
@@ -106,6 +107,8 @@ async def _until_it_stands_still(outbox: Outbox, seconds: float) -> None:
 async def _opened(path: Path) -> AsyncIterator[Outbox]:
     if not path.exists():  # noqa: ASYNC240  one look, before anything else runs
         raise Failure(f"{path}: there is no such file", USAGE)
+    if not path.is_file():  # noqa: ASYNC240
+        raise Failure(f"{path}: this is no file", USAGE)
     try:
         async with Outbox(path, sending=QUICK) as outbox:
             outbox.declare(*outbox.untyped())
@@ -116,6 +119,10 @@ async def _opened(path: Path) -> AsyncIterator[Outbox]:
         raise Failure(f"{path} is in use: ask the program that has it, or stop it first") from None
 
 
+def _entries(number: int) -> str:
+    return counted(number, "entry", "entries")
+
+
 def _line(entry: Entry) -> bytes:
     what = f"{entry.id}  {_time(entry.queued)}  {entry.state:<8}  {entry.topic}/{entry.key}"
     return printable(f"{what}  {entry.reason}".rstrip()).encode()
@@ -123,26 +130,3 @@ def _line(entry: Entry) -> bytes:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")[:19]
-
-
-@contextmanager
-def _progress(outbox: Outbox, total: int) -> Iterator[Callable[[Entry], None] | None]:
-    """A bar on a terminal, and nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.fields[shown]}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("", total=total, shown="")
-        begin = due = time.monotonic()
-
-        def show(_: Entry) -> None:
-            nonlocal due
-            now = time.monotonic()
-            if now >= due:
-                due = now + SHOWN_EVERY
-                count = outbox.statistics().accepted
-                shown = f"{count:,} of {total:,}, {count / max(now - begin, SHOWN_EVERY):,.0f}/s"
-                progress.update(bar, completed=count, shown=shown)
-
-        yield show

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from anyio import Semaphore, create_task_group, current_time, sleep_until
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..codec import Keyed
 from ..errors import EventStreamError, PipeBroken
@@ -20,13 +15,13 @@ from ..events import NO_KEY, Position, Topic, check_name
 from ..remote import RemoteBus
 from .lines import Line, read_lines, total_bytes
 from .links import Link, connected
-from .running import DONE, USAGE, Failure, tell
+from .progress import Reached, progress
+from .running import DONE, USAGE, Failure, counted, tell
 from .untyped import find, to_keyed, untyped
 
 __all__ = ("Input", "publish")
 
 UNDER_WAY: Final = 512  # publishes that wait for their answer: enough for 10,000 a second over 50 ms
-SHOWN_EVERY: Final = 0.1  # seconds
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +58,9 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
         found = payload[self.key_field]
         if isinstance(found, int) and not isinstance(found, bool):
             found = str(found)
+        if not isinstance(found, str):
+            shown = msgspec.json.encode(found).decode()
+            raise line.failure(f"the field {self.key_field!r} is to be the key, so text or a whole number, not {shown}")
         try:
             return check_name(f"the field {self.key_field!r}", found)
         except EventStreamError as error:
@@ -79,12 +77,11 @@ async def publish(url: str, name: str, input: Input, link: Link) -> int:
     async with connected(url, link) as bus:
         publishing = Publishing(bus, topic, input)
         try:
-            with _progress(publishing, total_bytes(input.files)):
+            with progress(total_bytes(input.files), publishing.reached) as publishing.show:
                 await publishing.run()
         finally:
             last = "" if publishing.last is None else f"; last position {publishing.last}"
-            events = "event" if publishing.count == 1 else "events"
-            tell(f"published {publishing.count:,} {events} to {name}{last}")
+            tell(f"published {counted(publishing.count, 'event')} to {name}{last}")
     return DONE
 
 
@@ -95,7 +92,7 @@ class Publishing:
         count: Events that the server has committed.
         last: The position of the last of them.
         read: Bytes of the input that they stand for.
-        show: Called after each event.
+        show: Called after each event; None if nobody watches.
     """
 
     show: Callable[[], None] | None = None
@@ -108,6 +105,10 @@ class Publishing:
         self._topic = topic
         self._input = input
         self._room = Semaphore(UNDER_WAY)
+
+    def reached(self) -> Reached:
+        """How far it has come."""
+        return Reached(self.read, self.count, counted(self.count, "event"))
 
     async def run(self) -> None:
         """To the end of the input.
@@ -162,26 +163,3 @@ class Publishing:
             self.last = position
         if self.show is not None:
             self.show()
-
-
-@contextmanager
-def _progress(publishing: Publishing, total: int | None) -> Iterator[None]:
-    """A bar on a terminal, and nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.fields[shown]}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("", total=total, shown="")
-        begin = due = time.monotonic()
-
-        def show() -> None:
-            nonlocal due
-            now = time.monotonic()
-            if now >= due:
-                due = now + SHOWN_EVERY
-                rate = publishing.count / max(now - begin, SHOWN_EVERY)
-                progress.update(bar, completed=publishing.read, shown=f"{publishing.count:,} events, {rate:,.0f}/s")
-
-        publishing.show = show
-        yield

@@ -10,9 +10,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
@@ -27,9 +29,12 @@ __all__ = (
     "INTERRUPTED",
     "USAGE",
     "Failure",
+    "Interrupted",
     "Output",
     "as_json",
+    "counted",
     "first",
+    "interruptible",
     "printable",
     "run",
     "tell",
@@ -53,6 +58,31 @@ class Failure(Exception):
         super().__init__(text)
 
 
+class Interrupted(Exception):
+    """Ctrl-C, where there is something to be said before the end."""
+
+
+@asynccontextmanager
+async def interruptible() -> AsyncIterator[None]:
+    """Ctrl-C ends the block by `Interrupted`, an error as others are: what stands around it may wait and say goodbye.
+
+    A cancellation, which Ctrl-C is elsewhere, would let it do neither. The second Ctrl-C ends that too.
+    """
+    if os.name == "nt":  # signals cannot be waited for there
+        yield
+        return
+    with anyio.open_signal_receiver(signal.SIGINT) as signals:
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                async for _ in signals:
+                    raise Interrupted
+
+            tasks.start_soon(watch)
+            yield
+            tasks.cancel_scope.cancel()
+
+
 def run(name: str, command: Callable[..., Awaitable[int]], *arguments: Any) -> int:
     """Runs a command to its exit code. What is not an expected error keeps its traceback."""
     try:
@@ -61,6 +91,8 @@ def run(name: str, command: Callable[..., Awaitable[int]], *arguments: Any) -> i
         return INTERRUPTED
     except Exception as raised:
         error = first(raised)
+        if isinstance(error, Interrupted):
+            return INTERRUPTED
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what the interpreter flushes at its end
             return GONE
@@ -72,12 +104,18 @@ def run(name: str, command: Callable[..., Awaitable[int]], *arguments: Any) -> i
 
 def tell(text: str) -> None:
     """One line for the user, beside the output."""
-    print(printable(text), file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # closed; None would mean standard output to `print`
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
     """Without characters that could command a terminal."""
     return text.translate(SHOWN)
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """How many there are of something: `1 key`, `2,000 keys`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def as_json(value: object) -> bytes:
@@ -86,23 +124,49 @@ def as_json(value: object) -> bytes:
 
 
 class Output:
-    """Standard output, for an event loop: waiting for a slow reader stops neither the loop nor Ctrl-C."""
+    """Standard output, for an event loop: waiting for a slow reader stops neither the loop nor Ctrl-C.
+
+    Raises:
+        Failure: if it is closed.
+    """
 
     def __init__(self) -> None:
+        if sys.stdout is None:
+            raise Failure("standard output is closed: give it somewhere to go")
         sys.stdout.flush()
         self._fd = sys.stdout.fileno()
-        self._can_wait = not stat.S_ISREG(os.fstat(self._fd).st_mode)
+        self._mode = os.fstat(self._fd).st_mode
+        self._can_wait = not stat.S_ISREG(self._mode)
 
     async def write(self, data: bytes) -> None:
         """Writes all of it, at once.
 
         Raises:
             BrokenPipeError: if nobody reads it any more.
+            Failure: if there is no room for it, or it fails.
         """
         rest = memoryview(data)
         while rest:
             await self._wait()
-            rest = rest[os.write(self._fd, rest[:ATOMIC]) :]
+            try:
+                rest = rest[os.write(self._fd, rest[:ATOMIC]) :]
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise Failure(f"standard output: {error.strerror or error}") from None
+
+    async def until_gone(self) -> None:
+        """Waits until nobody reads it any more, for who may have nothing to write for long.
+
+        It is known of pipes, on systems that tell it by poll; elsewhere this waits for ever, and `write` will notice.
+
+        Raises:
+            BrokenPipeError: if nobody reads it any more.
+        """
+        if stat.S_ISFIFO(self._mode) and sys.platform == "linux":
+            await anyio.wait_readable(self._fd)  # the end that is written to has nothing to read, but for this news
+            raise BrokenPipeError
+        await anyio.sleep_forever()
 
     async def _wait(self) -> None:
         if self._can_wait:

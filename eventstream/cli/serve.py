@@ -6,7 +6,6 @@ import hmac
 import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..events import Topic
 from ..logs import Log
 from ..remote import Authenticate, Credentials, Grant, JwtRules, Server, jwt_verifier
 from ..remote.urls import log_for
-from .lines import read_some
+from .lines import read_some, standard_input
 from .links import read_token, told_of_files
 from .listening import Certificates, listen
 from .running import DONE, USAGE, Failure, tell
@@ -151,6 +150,7 @@ def _shared_token(token: bytes) -> Authenticate:
 async def serve(setup: Setup) -> int:
     """Serves until the first signal, then says goodbye; the second one ends it at once."""
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+    setup.certificates.check(setup.listen)
     log = setup.make_log()
     topics, authenticate = setup.topics(), setup.authenticate()
     with ExitStack() as left, _receive_signals() as signals:
@@ -203,7 +203,7 @@ async def _reason_to_stop(signals: AsyncIterator[int], until_eof: bool) -> None:
     async with anyio.create_task_group() as either:
 
         async def watch_input() -> None:
-            while await read_some(sys.stdin.fileno()):
+            while await read_some(standard_input()):
                 pass
             either.cancel_scope.cancel()
 

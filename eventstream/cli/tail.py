@@ -11,12 +11,12 @@ import anyio
 import msgspec
 
 from ..codec import Keyed
-from ..errors import PositionLost, SlowSubscriber
+from ..errors import InvalidPosition, PositionLost, SlowSubscriber
 from ..events import EARLIEST, Bookmark, Earliest, Event, Position, Resumed, SnapshotEnd, SnapshotStart, Topic
 from ..remote import RemoteBus
 from ..topics import Subscription
 from .links import Link, connected
-from .running import DONE, Output, as_json, printable, tell
+from .running import DONE, USAGE, Failure, Output, as_json, printable, tell
 from .untyped import check_filter, find, key_and_plain
 
 __all__ = ("Selection", "tail")
@@ -37,30 +37,41 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         """Where to begin.
 
         Raises:
-            InvalidPosition: if `after` is none.
+            Failure: if `after` is no position.
         """
         if self.after is None:
             return None
-        return EARLIEST if self.after == "earliest" else Position.parse(self.after)
+        try:
+            return EARLIEST if self.after == "earliest" else Position.parse(self.after)
+        except InvalidPosition:
+            why = f"--after {self.after!r} is no position: give one as --json prints it, or earliest"
+            raise Failure(why, USAGE) from None
 
 
 async def tail(url: str, name: str, selection: Selection, link: Link, json: bool) -> int:
     """Prints events until there were `selection.count`, or for ever."""
     check_filter(selection.key, selection.prefix)
     start = selection.start()
+    output = Output()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(output.until_gone)
+        await _tail(url, name, Following(selection, start, json, output), link)
+        tasks.cancel_scope.cancel()
+    return DONE
+
+
+async def _tail(url: str, name: str, following: Following, link: Link) -> None:
     async with connected(url, link) as bus:
         topic = await find(bus, name)
     if topic is None:
         tell(f"{PREFIX} the server has no topic {name!r} yet; waiting for it")
         topic = await _wait_for(url, name, link)
-        if start is None and not topic.compacted:
-            start = EARLIEST  # it is younger than our wish to read it
-    following = Following(topic, selection, start, json)
+        if not topic.compacted:
+            following.begin_at_the_beginning()  # it is younger than our wish to read it
     async with connected(url, link, lasting=True) as bus, anyio.create_task_group() as tasks:
         tasks.start_soon(following.watch, bus)
-        await following.run(bus)
+        await following.run(bus, topic)
         tasks.cancel_scope.cancel()
-    return DONE
 
 
 async def _wait_for(url: str, name: str, link: Link) -> Topic[Keyed]:
@@ -78,18 +89,20 @@ class Following:
     a reset before it, nothing was missed.
     """
 
-    def __init__(
-        self, topic: Topic[Keyed], selection: Selection, start: Position | Earliest | None, json: bool
-    ) -> None:
-        self._topic = topic
+    def __init__(self, selection: Selection, start: Position | Earliest | None, json: bool, output: Output) -> None:
         self._selection = selection
         self._after = start
         self._line = _json_line if json else _plain_line
         self._left = selection.count
-        self._output = Output()
+        self._output = output
         self._snapshot: Position | None = None  # Invariant: set between SnapshotStart and SnapshotEnd
         self._unsure = False  # whether there was a loss of which the outcome was not told yet
         self._subscription: Subscription[Keyed] | None = None
+
+    def begin_at_the_beginning(self) -> None:
+        """Unless it was said where to begin."""
+        if self._after is None:
+            self._after = EARLIEST
 
     async def watch(self, bus: RemoteBus) -> None:
         """After each loss, asks where the reader stands."""
@@ -100,11 +113,11 @@ class Following:
             elif self._unsure and self._subscription is not None:
                 self._subscription.request_bookmark()
 
-    async def run(self, bus: RemoteBus) -> None:
+    async def run(self, bus: RemoteBus, topic: Topic[Keyed]) -> None:
         """Until enough was printed."""
         key, prefix = self._selection.key, self._selection.prefix
         while True:
-            async with bus.subscribe(self._topic, key=key, prefix=prefix, after=self._after) as subscription:
+            async with bus.subscribe(topic, key=key, prefix=prefix, after=self._after) as subscription:
                 self._subscription = subscription
                 try:
                     return await self._read(subscription)

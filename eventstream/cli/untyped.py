@@ -37,7 +37,12 @@ def check_filter(key: str | None, prefix: str | None) -> None:
 
 
 async def find(bus: RemoteBus, name: str) -> Topic[Keyed] | None:
-    """The topic as the server has it; None if it has none of this name."""
+    """The topic as the server has it; None if it has none of this name.
+
+    Raises:
+        InvalidName: if none can have it.
+    """
+    check_name("topic name", name)
     found = (await bus.topics()).get(name)
     if found is None:
         return None

@@ -94,7 +94,8 @@ class LimitReached(EventStreamError):
     def __init__(self, limit: str, bound: float) -> None:
         self.limit = limit
         self.bound = bound
-        super().__init__(f"the server allows at most {bound} {limit.replace('_', ' ')}")
+        what = limit.replace("_", " ")
+        super().__init__(f"the server allows at most {bound} {what}: use less, or raise ServerLimits({limit}=) there")
 
 
 class TopicConflict(EventStreamError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from .root import EventStreamError, shown
@@ -41,16 +42,20 @@ class LogInUse(LogError):
     def __init__(self, path: str, owner: int = 0) -> None:
         self.path = path
         self.owner = owner
-        who = f"process {owner}" if owner else "another process"
-        super().__init__(f"{path} is in use by {who}: close it there, or connect to that process over the network")
+        if owner == os.getpid():
+            text = "by another log of this process: use one bus for both, or close that one"
+        else:
+            who = f"process {owner}" if owner else "another process"
+            text = f"by {who}: close it there, or connect to that process over the network"
+        super().__init__(f"{path} is in use {text}")
 
 
 class LogRefused(LogError):
     """A file is not opened as a log; nothing in it was changed. Your fault, unless the disk has damaged it.
 
     `why` is `foreign` (it is something else: give another path), `newer` (a later version of eventstream wrote it:
-    update), `damaged` (it is torn or corrupt: restore a backup, or export what can be read) or `unreachable` (its
-    directory is missing, or you may not write there).
+    update), `damaged` (it is torn or corrupt: restore a backup, or export what can be read) or `unreachable` (it
+    or its directory is not there, or you may not read or write it).
     """
 
     def __init__(self, path: str, why: str, detail: str) -> None:
@@ -61,7 +66,7 @@ class LogRefused(LogError):
             "foreign": "give the path of a log, or of a file that does not exist yet",
             "newer": "update eventstream, or give another path",
             "damaged": "restore a backup, or save what can be read with 'eventstream log export'",
-            "unreachable": "create the directory, or make it writable",
+            "unreachable": "check the path, and that its directory exists and you may read and write there",
         }
         super().__init__(f"{path}: {detail}; {advice.get(why, 'look at the file')}. Nothing in it was changed")
 
@@ -93,7 +98,7 @@ class LogFailed(LogError):
     def __init__(self, path: str, why: str) -> None:
         self.path = path
         self.why = why
-        super().__init__(f"{path}: {why}; look at the disk, then publish again with the same id")
+        super().__init__(f"{path}: {why}; look at the disk, then try again, a publish with the same id")
 
 
 class OutboxClosed(EventStreamError):
@@ -127,7 +132,7 @@ class OutboxUnusable(EventStreamError):
     """A file cannot be the outbox of this program. Your fault, or the disk's; the file was not changed.
 
     `why` is one of `busy` (another process, or another `Outbox`, has it), `foreign` (it is something else), `newer` (a
-    later version made it) and `damaged`.
+    later version made it), `damaged` and `unreachable` (its directory is not there, or you may not read or write it).
     """
 
     def __init__(self, path: str, why: str, detail: str) -> None:
@@ -139,6 +144,7 @@ class OutboxUnusable(EventStreamError):
             "foreign": "it is not an outbox: give another path",
             "newer": "a later version of eventstream made it: update this one",
             "damaged": "it is damaged: keep a copy, restore it with 'sqlite3 FILE .recover', or give another path",
+            "unreachable": "check the path, and that its directory exists and you may read and write there",
         }
         super().__init__(f"{path} cannot be the outbox; {advice[why]} ({detail})")
 

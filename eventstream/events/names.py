@@ -47,6 +47,8 @@ def check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
     """
     if not headers:
         return NO_HEADERS
+    if not isinstance(headers, Mapping):
+        raise InvalidName("headers", headers, "must be a mapping from names to texts")
     copy = dict(headers)
     size = 0
     for name, value in copy.items():

@@ -38,6 +38,8 @@ class MemoryLog:
         random: Random | None = None,
         dedupe_seconds: float = DEDUPE_SECONDS,
     ) -> None:
+        if not dedupe_seconds >= 0:
+            raise ValueError(f"dedupe_seconds must be a number of at least 0, not {dedupe_seconds!r}")
         self._clock = clock
         self._steady = steadied(clock)
         self._random = random or SystemRandom()

@@ -21,6 +21,7 @@ rename and two syncs); a lock file (it outlives its owner).
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import tempfile
@@ -88,6 +89,7 @@ SCAN: Final = """
     SELECT number, id, topic, key, length(payload), length(headers), expect, queued, state, reason, attempts, due, sent
     FROM entries LEFT JOIN progress USING (number) ORDER BY number
 """
+UNREACHABLE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS)  # a wrong path
 FAULTS: Final = {sqlite3.SQLITE_FULL: "full", sqlite3.SQLITE_CORRUPT: "damaged", sqlite3.SQLITE_NOTADB: "damaged"}
 
 
@@ -162,7 +164,11 @@ def _open(path: Path, connect: Connect) -> sqlite3.Connection:
     try:
         _check_header(path)
         connection = connect(path, isolation_level=None, check_same_thread=False, timeout=0.0)
-    except (OSError, sqlite3.Error) as error:
+    except OSError as error:
+        if error.errno in UNREACHABLE:
+            raise OutboxUnusable(str(path), "unreachable", os.strerror(error.errno)) from error
+        raise failure(path, error) from error
+    except sqlite3.Error as error:
         raise failure(path, error) from error
     try:
         for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "journal_size_limit=16777216"):

@@ -85,8 +85,10 @@ class Outbox(AsyncContextManagerMixin):
         random: Random | None = None,
         connect: file.Connect = sqlite3.connect,
     ) -> None:
+        if isinstance(topics, Topic):
+            raise TypeError(f"topics must be a list of Topics, write [{topics.name}]")
         self._path = Path(path)
-        self._bus = bus
+        self._bus = _checked(bus)
         self._limits = limits or OutboxLimits()
         self._sending = sending or Sending()
         self.on_change: OnChange | None = on_change
@@ -243,7 +245,7 @@ class Outbox(AsyncContextManagerMixin):
         waited for, so let that bus end.
         """
         self._check_open()
-        self._drain.use(bus, at_once=True)
+        self._drain.use(_checked(bus), at_once=True)
 
     def _declared(self, topic: Topic[T]) -> TopicCodec[T]:
         self._check_open()
@@ -491,3 +493,9 @@ class Outbox(AsyncContextManagerMixin):
 def _log_failure(_: None, error: Exception | None) -> None:
     if error is not None:  # the command line then asks the server what it needs to know of the topic
         logger.warning("the declaration of a topic was not kept: %s", error)
+
+
+def _checked(bus: Bus | None) -> Bus | None:
+    if bus is not None and not callable(getattr(bus, "publish", None)):
+        raise TypeError(f"bus must be a bus, not {bus!r}; open_bus makes one of a URL")
+    return bus

@@ -2,8 +2,9 @@
 
 Reading order: `frames` (what passes over a link), `pieces` and `ring` (bytes kept by reference), `writer` and `reader`
 (the two halves of a session), `liveness`, `retry` and `handshake` (decisions), `session` (one end, with its table of
-states): all of these are pure. Then the shells that wait: `signal`, `link` (one connection), `pipe` (what programs
-hold), `dialing` (the end that dials), `registry`, `served` and `server` (the end that is dialed).
+states): all of these are pure. Then the shells that wait: `signal`, `tcp` and `direct` (the way to a socket), `link`
+(one connection), `pipe` (what programs hold), `dialing` (the end that dials), `registry`, `served` and `server` (the
+end that is dialed).
 """
 
 from .dialing import BackedPipe, Reconnector, is_temporary

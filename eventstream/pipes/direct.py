@@ -3,8 +3,8 @@
 A stream's `send` gives other tasks a turn, asks whether it was cancelled, and shields its waiting: on asyncio that is
 more than half of what a small write costs. None of it is needed where the system has room, which is nearly always.
 
-Bytes keep their order, since anyio's socket streams hold none back: a `send` of theirs returns when the system has
-everything. Only their own types are used so: another one may change the bytes, or count them. Written and read by the
+Bytes keep their order, since anyio's socket streams hold none back, nor does ours: a `send` returns when the system has
+everything. Only these types are used so: another one may change the bytes, or count them. Written and read by the
 link alone. Rejected: a duplicate of the file descriptor (two for each connection).
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 from anyio.abc import ByteStream, SocketAttribute, SocketStream
 
 from .pieces import Piece
+from .tcp import TcpStream
 
 __all__ = ("DirectWriter",)
 
@@ -31,7 +32,9 @@ class DirectWriter:
     __slots__ = ("_socket",)
 
     def __init__(self, stream: ByteStream) -> None:
-        known = isinstance(stream, SocketStream) and type(stream).__module__.startswith("anyio.")
+        known = isinstance(stream, SocketStream) and (
+            type(stream) is TcpStream or type(stream).__module__.startswith("anyio.")
+        )
         self._socket: Any = None
         if known and sys.platform != "win32":
             self._socket = stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610  anyio's, not Django's

@@ -204,7 +204,7 @@ class Decoder:
         at, end = 0, len(chunk)
         while at < end:
             if self._left:
-                taken = min(self._left, end - at)
+                taken = self._left if self._left < end - at else end - at
                 # A large piece is handed on without a copy, if it is most of its chunk, which it keeps alive.
                 source = memoryview(chunk) if taken >= LARGE and end <= 2 * taken < 2 * end else chunk
                 frames.append(Data(self._sequence, source[at : at + taken]))
@@ -215,17 +215,18 @@ class Decoder:
             if end - at < HEADER.size:
                 break
             kind, length = HEADER.unpack_from(chunk, at)
-            body = at + HEADER.size
             if kind == DATA:
-                check_data(length)
-                if end - body < 8:
+                if not 8 < length <= 8 + MAX_PAYLOAD:
+                    raise BadFrame(f"DATA with a body of {length} bytes, it has 9 to {8 + MAX_PAYLOAD}")
+                if end - at < ONE.size:
                     break
-                self._sequence = int.from_bytes(chunk[body : body + 8], "big")
+                _, _, self._sequence = ONE.unpack_from(chunk, at)
                 self._left = length - 8
                 if self._sequence > MAX_POSITION - self._left:
                     raise BadFrame(f"DATA at {self._sequence}: no stream is that long")
-                at = body + 8
+                at += ONE.size
                 continue
+            body = at + HEADER.size
             check_control(kind, length)
             if end - body < length:
                 break
@@ -233,12 +234,6 @@ class Decoder:
             at = body + length
         self._kept = chunk[at:]
         return frames
-
-
-def check_data(length: int) -> None:
-    """Raises BadFrame: if a DATA frame cannot have a body of `length` bytes."""
-    if not 8 < length <= 8 + MAX_PAYLOAD:
-        raise BadFrame(f"DATA with a body of {length} bytes, it has 9 to {8 + MAX_PAYLOAD}")
 
 
 def check_control(kind: int, length: int) -> None:

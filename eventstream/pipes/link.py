@@ -157,15 +157,14 @@ class Link:
                     await self._turn.wait()
                     self._is_lent = self._reading  # the borrower may have come back meanwhile
 
-    async def read_directly(self) -> None:
+    def read_directly(self) -> Awaitable[None]:
         """Reads once, from the task that waits for the bytes; allowed if `is_lent`.
 
         Whatever the stream raises ends the link, not the caller. Cancelled, it gives the stream back.
         """
         if self._wakes_callers:  # as `_in_callers_task`, with a frame less for each message to pass
-            await self._read_for_caller()
-        else:
-            await self._in_callers_task(self._read_for_caller)
+            return self._read_for_caller()
+        return self._in_callers_task(self._read_for_caller)
 
     async def _read_for_caller(self) -> None:
         try:
@@ -236,6 +235,19 @@ class Link:
             return False
         self._rest = self._direct.write(data)
         self._sending = bool(self._rest)
+        return True
+
+    def pass_on(self, data: bytes) -> bool:
+        """Accepts a message that comes alone, and writes it; returns False, and does nothing, if it is not alone."""
+        if self._sending or self._over:
+            return False
+        frame = self._session.pass_on(data)
+        if frame is None:
+            return False
+        self._rest = self._direct.write(frame)
+        if self._rest:
+            self._sending = True
+            self.wake()
         return True
 
     def flush_nowait(self) -> None:

@@ -127,10 +127,23 @@ class Pipe(ByteStream):
         if self._link is not None:
             self._link.wake()
 
-    def flush_nowait(self) -> None:
-        """Writes to the connection what was accepted, as far as it takes that at once; the rest goes out soon."""
-        if self._link is not None:
-            self._link.flush_nowait()
+    def offer_now(self, *items: bytes) -> bool:
+        """As `offer`; writes to the connection what it takes at once, and lets the rest go out soon.
+
+        A single item before which nothing waits, which is what a message that comes alone is, takes a short way:
+        neither its frame nor what goes with it has to be looked for.
+
+        Raises:
+            ClosedResourceError, PipeBroken: as of `send`.
+        """
+        link = self._link
+        if len(items) == 1 and link is not None and not self._is_sending and link.pass_on(items[0]):
+            return True
+        if not self.offer(*items):
+            return False
+        if link is not None:
+            link.flush_nowait()
+        return True
 
     async def gather(self) -> None:
         """Waits until the next write to the connection is over, so that what comes meanwhile goes together.
@@ -222,7 +235,11 @@ class Pipe(ByteStream):
                 if reader.ended:
                     await checkpoint()
                 self._check_receiving()
-                await self._wait_for_bytes()
+                link = self._link
+                if link is not None and link.is_lent:
+                    await link.read_directly()
+                else:
+                    await self._wait_for_bytes()
             return self._take(max_bytes)
         finally:
             self._is_receiving = False
@@ -266,9 +283,7 @@ class Pipe(ByteStream):
         return data
 
     async def _wait_for_bytes(self) -> None:
-        if self._link is not None and self._link.is_lent:
-            await self._link.read_directly()
-            return
+        """Until somebody else has read what we wait for."""
         self._receiver_waits = True
         try:
             await self._readable.wait()

@@ -2,7 +2,7 @@
 
             start              sent                end
               ├── in flight ────┤── waiting ────────┤          end - start <= capacity, always
-    trimmed ──┘ acknowledge     └ next_piece        └ append
+    trimmed ──┘ acknowledge     └ next_piece        └ append          (`pass_on`: both at once)
 
 Bytes are never evicted: only an acknowledgement lets go of them, and `append` refuses what does not fit. So a resume
 from any position between `start` and `end` is possible at any time; that is the promise of a backed pipe.
@@ -66,6 +66,16 @@ class RingBuffer:
             return False
         self._waiting.append(data)
         self.end += size
+        self.free -= size
+        return True
+
+    def pass_on(self, data: bytes) -> bool:
+        """Takes `data` in as sent already; returns False if something waits before it, or it does not fit."""
+        size = len(data)
+        if self.sent < self.end or size > self.free:
+            return False
+        self._in_flight.append(data)
+        self.sent = self.end = self.end + size
         self.free -= size
         return True
 

@@ -228,6 +228,10 @@ class Session:
         """Whether the link has something to send."""
         return self._has_control or self.writer.has_output or self.reader.ack_is_urgent
 
+    def pass_on(self, data: bytes) -> bytes | None:
+        """Accepts a message that comes alone, and gives the bytes for the link; None if something goes before it."""
+        return None if self._has_control or self.reader.ack_is_urgent else self.writer.pass_on(data)
+
     def next_output(self) -> bytes:
         """The next bytes for the link; control frames first, so that they never wait behind a backlog."""
         output: list[Piece] = []

@@ -61,6 +61,18 @@ class BackedWriter:
         """Takes `data` whole, or returns False if it does not fit now."""
         return self.ring.offer(data)
 
+    def pass_on(self, data: bytes) -> bytes | None:
+        """As `accept` and `next_output` for what comes alone: the frame to be sent now, which carries all of `data`.
+
+        None: nothing was accepted, since something goes before it, or it is not for one frame, or there is no room.
+        """
+        ring = self.ring
+        sequence, size = ring.sent, len(data)
+        if self.finished or not 0 < size <= min(MAX_PAYLOAD, self._limit - sequence) or not ring.pass_on(data):
+            return None
+        self._reached = ring.sent
+        return encode_data(sequence, size) + data
+
     def finish(self) -> None:
         """There will be no more bytes."""
         self.finished = True

@@ -158,6 +158,8 @@ class Connection:
         self._decoder = MessageDecoder(min(STRANGER_BYTES, house.limits.message_bytes))
         self._topics: dict[int, Shelf | EventStreamError] = {}
         self._feedings: dict[int, Feeding] = {}
+        self._ending: set[Feeding] = set()  # closed by the client; their tasks have not noticed yet
+        self._ended = Event()  # one of them has
         self._line = Line(self._answer_in_line)
         self._all_sent = Event()
         self._serving = CancelScope()
@@ -302,7 +304,8 @@ class Connection:
             case Subscribe():
                 await self._subscribe(message)
             case Unsubscribe():
-                if feeding := self._feedings.get(message.subscription):
+                if feeding := self._feedings.pop(message.subscription, None):
+                    self._ending.add(feeding)
                     feeding.close()
             case Bookmarked():
                 if feeding := self._feedings.get(message.subscription):
@@ -377,6 +380,9 @@ class Connection:
         number = message.subscription
         if number in self._feedings:
             raise BadFrame(f"subscription {number} is open already")
+        while len(self._ending) >= self._house.limits.subscriptions:  # so that those have a bound too
+            self._ended = Event()
+            await self._ended.wait()
         try:
             feeding = self._feeding(message)
         except (BusClosed, BadFrame):
@@ -389,8 +395,9 @@ class Connection:
 
     def _feeding(self, message: Subscribe) -> Feeding:
         shelf = self._shelf(message.topic)
-        if len(self._feedings) >= self._house.limits.subscriptions:
-            raise LimitReached("subscriptions", self._house.limits.subscriptions)
+        most = self._house.limits.subscriptions
+        if len(self._feedings) >= most:
+            raise LimitReached("subscriptions", most)
         self._check("subscribe", shelf.topic.name, message.key)
         subscription = self._house.bus.subscribe(
             shelf.topic,
@@ -406,7 +413,7 @@ class Connection:
             (message.key, message.prefix),
             message.credit,
             self._outgoing,
-            lambda: len(self._feedings) == 1,
+            self._feedings,
         )
 
     async def _feed(
@@ -416,7 +423,10 @@ class Connection:
             if not await feeding.run(task_status=task_status):
                 self.part(COME_AGAIN)
         finally:
-            del self._feedings[number]
+            self._ending.discard(feeding)
+            self._ended.set()
+            if self._feedings.get(number) is feeding:
+                del self._feedings[number]
 
     async def _publish(self, message: Publish) -> Position | Pending:
         shelf = self._shelf(message.topic)

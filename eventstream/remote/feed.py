@@ -20,7 +20,7 @@ from ..codec import TopicCodec
 from ..errors import EventStreamError, PositionLost
 from ..events import Earliest, Position, ResetReason, Resumed, SnapshotStart, Topic
 from ..snapshots.chain import Snapshot
-from ..topics import AnyEvent, Cursor, Disposal, LiveTopic, Subscription, SubscriptionStatistics, Waker
+from ..topics import Cursor, Disposal, LiveTopic, Subscription, SubscriptionStatistics, Waker
 from .messages import Mark
 
 __all__ = ("Feed", "RemoteSubscription", "Upstream")
@@ -220,9 +220,9 @@ class Feed:
 
     # Credit.
 
-    def taken(self, events: list[AnyEvent]) -> list[AnyEvent]:
-        """The reader takes these: their bytes are granted to the server again, half a window at a time."""
-        left = len(events)
+    def taken(self, count: int) -> None:
+        """The reader takes so many events: their bytes are granted to the server again, half a window at a time."""
+        left = count
         while left and self._arrived:
             first = self._arrived[0]
             if first[0] > left:
@@ -232,7 +232,6 @@ class Feed:
             self._owed += first[1]
             self._arrived.popleft()
         self._grant()
-        return events
 
     def _forget_arrived(self) -> None:
         self._owed += sum(size for _, size in self._arrived)
@@ -274,7 +273,7 @@ class RemoteSubscription(Subscription[T]):
     __slots__ = ("_feed",)
 
     def __init__(self, feed: Feed, waker: Waker) -> None:
-        super().__init__(feed.live, feed, waker, select=feed.taken)
+        super().__init__(feed.live, feed, waker, taken=feed.taken)
         self._feed = feed
         self._prefix = feed.prefix
 

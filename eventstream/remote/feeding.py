@@ -7,7 +7,7 @@ else on its connection. The same holds for all of a connection whose client does
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sized
 from typing import Any, Final
 
 from anyio import TASK_STATUS_IGNORED
@@ -38,7 +38,7 @@ class Feeding:
         selected_by: Its key and prefix.
         credit: Bytes of events that may be sent before the client grants more.
         outgoing: Where to.
-        alone: Says whether it is the only subscription there.
+        beside: All that are fed there, this one among them: what one says alone is worth a write of its own.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Feeding:
         selected_by: Filter,
         credit: int,
         outgoing: Outgoing,
-        alone: Callable[[], bool],
+        beside: Sized,
     ) -> None:
         self._number = number
         self._subscription = subscription
@@ -57,7 +57,7 @@ class Feeding:
         self._selected_by = selected_by
         self._credit = credit
         self._outgoing = outgoing
-        self._alone = alone
+        self._beside = beside
 
     def grant(self, size: int) -> None:
         """The client has room for so many more bytes."""
@@ -83,7 +83,10 @@ class Feeding:
         waited_for = goes_on = True
         try:
             async for item in self._subscription.chunks():
-                await self._pass_on(item)
+                if not isinstance(item, list):
+                    self._outgoing.say(encode(_mark(self._number, item)))
+                elif not self._outgoing.is_full or await self._has_room():
+                    self._say(item)
                 if waited_for:
                     waited_for = False
                     task_status.started()
@@ -109,15 +112,11 @@ class Feeding:
     def _end(self, fault: Fault) -> None:
         self._outgoing.say(encode(Ended(self._number, fault)))
 
-    async def _pass_on(self, item: Any) -> None:
-        if not isinstance(item, list):
-            self._outgoing.say(encode(_mark(self._number, item)))
-            return
-        while self._outgoing.is_full:
+    async def _has_room(self) -> bool:
+        """Waits until the connection takes more. False if the subscription has ended meanwhile."""
+        while self._outgoing.is_full and not self._subscription.has_ended:
             await self._outgoing.wait_for_room()
-            if self._subscription.has_ended:
-                return
-        self._say(item)
+        return not self._subscription.has_ended
 
     def _say(self, events: list[Event[Any]]) -> None:
         """Says a list, in as many messages as it needs. A batch is never divided."""
@@ -133,7 +132,7 @@ class Feeding:
         self._credit -= size
         head = events_head(self._number, size)
         parts = (head, body) if size > SMALL else (head + body,)  # a small copy costs less than a part does
-        self._outgoing.say(*parts, at_once=self._alone())
+        self._outgoing.say(*parts, at_once=len(self._beside) == 1)
 
 
 def _border(events: list[Event[Any]]) -> int | None:

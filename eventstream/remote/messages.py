@@ -223,6 +223,7 @@ _TYPES: Final[tuple[type[Any], ...]] = (
     ListTopics, Mark, Ended, Done, Failed, TopicList, Goodbye,
 )  # fmt: skip
 EVENTS: Final = 100
+_HEAD: Final = Layout(">IB")
 _EVENTS_HEAD: Final = Layout(">IBI")
 _KINDS: Final[dict[type[Any], int]] = {kind: number for number, kind in enumerate(_TYPES, 1)}
 _DECODERS: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
@@ -276,30 +277,24 @@ class MessageDecoder:
         data = b"".join(self._parts) if len(self._parts) > 1 else chunk
         at, size, wanted = 0, self._size, 5
         while size - at >= 5:
-            wanted = 4 + self._length(data, at)
+            length, kind = _HEAD.unpack_from(data, at)
+            if not 1 <= length <= self.most:
+                raise BadFrame(f"a message of {length} bytes, at most {self.most} are accepted")
+            wanted = LENGTH + length
             end = at + wanted
             if end > size:
                 break
-            if data[at + 4] == EVENTS:
-                yield _decode_events(data, at + 5, end)
-            else:
-                yield _decode(data[at + 4], data[at + 5 : end])
+            yield _decode_events(data, at, end) if kind == EVENTS else _decode(kind, data[at + 5 : end])
             at, wanted = end, 5
         self._parts = [data[at:]] if at < size else []
         self._size, self._wanted = size - at, wanted
 
-    def _length(self, data: bytes, at: int) -> int:
-        length = int.from_bytes(data[at : at + 4], "big")
-        if not 1 <= length <= self.most:
-            raise BadFrame(f"a message of {length} bytes, at most {self.most} are accepted")
-        return length
 
-
-def _decode_events(data: bytes, start: int, end: int) -> Events:
-    events = start + 4
+def _decode_events(data: bytes, at: int, end: int) -> Events:
+    events = at + _EVENTS_HEAD.size
     if end <= events:
         raise BadFrame("events without a subscription")
-    number = int.from_bytes(data[start:events], "big")
+    _, _, number = _EVENTS_HEAD.unpack_from(data, at)
     return Events(number, memoryview(data)[events:end])  # a view: they are decoded once more, and not kept
 
 

@@ -44,11 +44,11 @@ class Outgoing:
         """
         if not self._parts:
             try:
-                if self._pipe.offer(*parts):
-                    if at_once:
-                        self._pipe.flush_nowait()
-                    else:
-                        self._pipe.flush_soon()
+                if at_once:
+                    if self._pipe.offer_now(*parts):
+                        return
+                elif self._pipe.offer(*parts):
+                    self._pipe.flush_soon()
                     return
             except (PipeBroken, ClosedResourceError):
                 return

@@ -15,10 +15,12 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import anyio
 from anyio.abc import ByteStream
+from anyio.streams.tls import TLSStream
 
 from ..bus import EventBus
 from ..logs import Log, SQLiteLog
 from ..pipes import Reconnector
+from ..pipes.tcp import connect_tcp
 from .client import RemoteBus
 
 __all__ = ("log_for", "open_bus", "path_of", "reconnector_for")
@@ -67,7 +69,7 @@ def log_for(url: str) -> Log | None:
         return None
     if parts.scheme != "sqlite":
         raise ValueError(f"{url!r}: the scheme must be one of {', '.join(LOCAL)}")
-    if parts.netloc or parts.path in ("", "/") or parts.query or parts.fragment:
+    if parts.netloc or not parts.path.startswith("/") or parts.path == "/" or parts.query or parts.fragment:
         raise ValueError(f"{url!r}: write sqlite:///path, with three slashes; options are those of SQLiteLog")
     return SQLiteLog(path_of(url, parts))
 
@@ -102,14 +104,17 @@ def reconnector_for(url: str, *, ssl_context: ssl.SSLContext | None = None) -> R
         raise ValueError(f"{url!r}: the scheme must be one of {', '.join(SCHEMES)}")
     host, port = _address(url, parts)
     if parts.scheme == "tcp":
-        return lambda: anyio.connect_tcp(host, port)
+        return lambda: connect_tcp(host, port)
     context = ssl_context or ssl.create_default_context()
 
     async def dial() -> ByteStream:
-        # Not waiting for the peer's close_notify: a pipe knows by itself whether anything was cut off.
-        return await anyio.connect_tcp(
-            host, port, ssl_context=context, tls_hostname=host, tls_standard_compatible=False
-        )
+        stream = await connect_tcp(host, port)
+        try:
+            # Not waiting for the peer's close_notify: a pipe knows by itself whether anything was cut off.
+            return await TLSStream.wrap(stream, hostname=host, ssl_context=context, standard_compatible=False)
+        except BaseException:
+            await anyio.aclose_forcefully(stream)
+            raise
 
     return dial
 

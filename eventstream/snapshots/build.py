@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from inspect import isawaitable
 from threading import get_ident
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard
 
@@ -107,7 +108,10 @@ class Build:
         index: object = TOO_LONG
         with move_on_after(timeout):
             try:
-                index = await source(self.snapshot.key, self._append)
+                outcome = source(self.snapshot.key, self._append)
+                if not isawaitable(outcome):
+                    raise self._error("raised", "the source is not async: write 'async def'")
+                index = await outcome
             except get_cancelled_exc_class() as error:
                 await checkpoint_if_cancelled()  # raises, unless it was something of the source's that was cancelled
                 raise self._error("raised", "the source let a cancellation out that was not its own") from error

@@ -82,7 +82,10 @@ class View(Mapping[str, T]):
             PositionLost: if the position is not of the topic's present epoch, or above its head.
             BusClosed: if the bus was closed.
             SubscriptionClosed: if the view is not open.
+            TypeError: if it is no `Position`.
         """
+        if not isinstance(position, Position):
+            raise TypeError(f"position must be a Position (Position.parse makes one of its text), not {position!r}")
         await self._following().reached(position, self._following)
 
     def changes(self) -> AsyncIterator[frozenset[str]]:

@@ -33,9 +33,10 @@ from .disposal import Disposal
 from .laggards import Watch
 from .parking import Spot, Waker
 
-__all__ = ("Chain", "Cursor", "Detour", "Guide", "Mark", "Pages", "Select", "Step")
+__all__ = ("Chain", "Cursor", "Detour", "Guide", "Mark", "Pages", "Select", "Step", "Taken")
 
 Select: TypeAlias = Callable[[list[AnyEvent]], list[AnyEvent]]
+Taken: TypeAlias = Callable[[int], None]
 Mark: TypeAlias = Resumed | SnapshotStart | SnapshotEnd | Bookmark
 Step: TypeAlias = list[AnyEvent] | Mark | Literal[False] | None
 
@@ -132,7 +133,7 @@ class Cursor:
 
     __slots__ = (
         "_allowance", "_end", "_guide", "_mark", "_offset", "_overtaken", "_plain", "_segment", "_select", "_skipped",
-        "_snapshot", "bookmark_due", "channel", "chunk", "closed", "delivered", "detour", "epoch", "index",
+        "_snapshot", "_taken", "bookmark_due", "channel", "chunk", "closed", "delivered", "detour", "epoch", "index",
         "interrupted", "key", "pending", "principal", "resets", "rest", "spot", "wants_bookmarks", "watch",
     )  # fmt: skip
 
@@ -143,6 +144,7 @@ class Cursor:
         *,
         key: str | None,
         select: Select | None,
+        taken: Taken | None,
         principal: Hashable | None,
     ) -> None:
         self.key: str | None = key
@@ -162,6 +164,7 @@ class Cursor:
         self.interrupted: ResetReason | None = None
         self.closed: EventStreamError | None = None
         self._select = select
+        self._taken = taken  # is told how many events the reader takes, as it takes them
         self._guide = guide
         self._allowance = UNKNOWN
         self._overtaken = 0
@@ -231,6 +234,8 @@ class Cursor:
                 self.delivered += len(chunk)
                 if self.interrupted is not None:
                     self._let_go()
+                if self._taken is not None:
+                    self._taken(len(chunk))
                 return chunk
             if following is None:
                 self.index = self._end  # as in `_move`
@@ -324,6 +329,8 @@ class Cursor:
             self._skipped = 0
             self.delivered += len(events)
             self._become_plain()
+            if self._taken is not None:
+                self._taken(len(events))
             return events
         self._skipped += len(taken)
         if self._skipped < SEGMENT_SIZE or snapshot is not None:

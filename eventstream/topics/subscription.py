@@ -21,7 +21,7 @@ from anyio.lowlevel import checkpoint
 from ..errors import EventStreamError, SubscriptionClosed, SubscriptionReset
 from ..events import Bookmark, Earliest, Event, Frame, Position, SnapshotStart
 from .buffer import AnyEvent
-from .cursor import Cursor, Guide, Mark, Select, Step
+from .cursor import Cursor, Guide, Mark, Select, Step, Taken
 from .live import LiveTopic
 from .parking import Lot, Spot, Waker, current_waker
 
@@ -134,14 +134,14 @@ class Subscription(Generic[T]):
         after: Position | Earliest | None = None,
         principal: Hashable | None = None,
         authorize: Callable[[Event[T]], bool] | None = None,
-        select: Select | None = None,
+        taken: Taken | None = None,
     ) -> None:
         self._live = live
         self._prefix = prefix
         self._iterator: _Reading | None = None
         self._way = _Way.EVENTS
-        select = select or _selection(prefix, authorize)
-        cursor = self._cursor = Cursor(opening, waker, key=key, select=select, principal=principal)
+        select = _selection(prefix, authorize)
+        cursor = self._cursor = Cursor(opening, waker, key=key, select=select, taken=taken, principal=principal)
         opening.open(cursor, after)
 
     # Reading.

@@ -14,6 +14,7 @@ from anyio.abc import TaskStatus
 
 from ...events import Event, Frame, ResetReason, Resumed, SnapshotEnd, SnapshotStart, Topic
 from ...topics import Subscription
+from ..running import counted
 from .cutting import WINDOW, Cutter
 from .flights import Flight
 from .stage import Stage
@@ -154,7 +155,7 @@ class Reader:
             self._reason, self._before = frame.reason, self.events
             self.resets += frame.reason != "new"
         elif isinstance(frame, SnapshotEnd) and frame.position.index:
-            told = f"a snapshot of {self.events - self._before:,} events speaks for {frame.position.index:,}"
+            told = f"a snapshot of {counted(self.events - self._before, 'event')} speaks for {frame.position.index:,}"
             how = "joins" if self._reason == "new" else f"is reset ({self._reason})"
             self._tell(f"{name} {how}: {told}")
         elif isinstance(frame, Resumed):

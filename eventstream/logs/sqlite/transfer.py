@@ -142,12 +142,13 @@ class _Import:
         self._floor = (0, 0)
 
     def run(self, lines: Iterable[bytes]) -> dict[str, int]:
-        for number, line in enumerate(lines, 1):
-            try:
+        number = 0
+        try:
+            for number, line in enumerate(lines, 1):
                 self._take(number, line)
-            except (msgspec.MsgspecError, ValueError) as error:
-                raise InvalidPayload(f"line {number}", str(error)) from error
-        self._end_topic()
+            self._end_topic()
+        except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+            raise InvalidPayload(f"line {number}", str(error)) from error
         return self._counts
 
     def _take(self, number: int, line: bytes) -> None:

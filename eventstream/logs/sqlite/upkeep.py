@@ -162,7 +162,7 @@ def backup(path: str, target: str, told: Callable[[int, int], object] | None = N
         told: Called with the pages that are copied, and with all of them.
 
     Raises:
-        LogRefused: if there is no such log, or the target exists.
+        LogRefused: if there is no such log, or the target exists, or cannot be made.
         LogError: if the disk fails.
     """
     if os.path.exists(target):
@@ -176,9 +176,12 @@ def backup(path: str, target: str, told: Callable[[int, int], object] | None = N
         connection.execute("BEGIN")
         load(path, connection)  # the moment: else SQLite would begin anew after each publish, and never end
         partial = f"{target}.partial"
-        _remove(partial)
         try:
+            _remove(partial)
             make_private(partial)
+        except OSError as error:
+            raise LogRefused(target, "unreachable", f"it cannot be made: {error.strerror}") from error
+        try:
             _copy(connection, partial, tell)
             os.replace(partial, target)  # a torn copy never has the name of a whole one
         except (sqlite3.Error, OSError) as error:
@@ -197,7 +200,7 @@ def _copy(connection: sqlite3.Connection, partial: str, tell: Callable[[int, int
 
 def _remove(partial: str) -> None:
     for end in ("", "-wal", "-shm", "-journal"):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             os.remove(partial + end)
 
 
