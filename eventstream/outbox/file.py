@@ -143,7 +143,7 @@ def open_file(path: Path, connect: Connect) -> sqlite3.Connection:
                 _make(path, connect)
             about = path.stat()
         except (OSError, sqlite3.Error) as error:
-            raise failure(path, error) from error
+            raise _unopened(path, error) from error
         if (about.st_dev, about.st_ino) in _ours:
             raise OutboxUnusable(str(path), "busy", "it is open in this process")
         connection = _ours[about.st_dev, about.st_ino] = _open(path, connect)
@@ -164,12 +164,8 @@ def _open(path: Path, connect: Connect) -> sqlite3.Connection:
     try:
         _check_header(path)
         connection = connect(path, isolation_level=None, check_same_thread=False, timeout=0.0)
-    except OSError as error:
-        if error.errno in UNREACHABLE:
-            raise OutboxUnusable(str(path), "unreachable", os.strerror(error.errno)) from error
-        raise failure(path, error) from error
-    except sqlite3.Error as error:
-        raise failure(path, error) from error
+    except (OSError, sqlite3.Error) as error:
+        raise _unopened(path, error) from error
     try:
         for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "journal_size_limit=16777216"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
@@ -185,6 +181,12 @@ def _open(path: Path, connect: Connect) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _unopened(path: Path, error: OSError | sqlite3.Error) -> Exception:
+    if isinstance(error, OSError) and error.errno in UNREACHABLE:
+        return OutboxUnusable(str(path), "unreachable", os.strerror(error.errno))
+    return failure(path, error)
 
 
 def _make(path: Path, connect: Connect) -> None:
