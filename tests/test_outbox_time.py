@@ -177,7 +177,7 @@ async def test_sleep_counts_though_the_loop_does_not_see_it(path: Path) -> None:
     bus = FailingBus()
     bus.plan.append("lost")
     slept = 0.0
-    async with at(path, bus, sending=QUICK, clock=lambda: wall() + slept) as outbox:
+    async with at(path, bus, sending=QUICK, random=Rolls(), clock=lambda: wall() + slept) as outbox:
         id = await outbox.publish(notes, {"n": 1}, key="a")
         await anyio.sleep(0.1)
         slept = 3600.0
