@@ -33,7 +33,7 @@ EVENTS: Final = 100_000  # of a replay, to one client
 SHARE: Final = 20  # so many times fewer to each of many
 KEYS: Final = 10_000
 MANY: Final = 100
-ROUNDS: Final = 3  # but one where many come late to much: some peers take half a minute for it
+ROUNDS: Final = 5  # but one where many come late to much: some peers take half a minute for it
 FILES: Final = 8192
 
 
