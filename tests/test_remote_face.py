@@ -30,7 +30,7 @@ import support
 from eventstream import BusStatistics, EventBus, Topic
 from eventstream.bus import OnError
 from eventstream.remote import RemoteBus, Server
-from eventstream.remote.connection import Shelf
+from eventstream.remote.house import Shelf
 from eventstream.testing import Network
 
 HERE = Path(__file__).parent

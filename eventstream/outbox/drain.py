@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
 from random import Random
 from typing import Any, Final
@@ -50,6 +50,9 @@ Told = Callable[[Record, EntryState, Position | None], None]
 class Drain:
     """The sending half of an outbox.
 
+    Args:
+        codecs: Of the declared topics, by name: what can be sent.
+
     Attributes:
         leaving: Entries that were accepted and are not yet removed from the file, by id.
         trouble: Why nothing goes; "" if it does.
@@ -58,6 +61,7 @@ class Drain:
 
     def __init__(
         self,
+        codecs: Mapping[str, TopicCodec[Any]],
         lanes: Lanes,
         writer: Writer,
         sending: Sending,
@@ -67,10 +71,10 @@ class Drain:
         random: Random,
     ) -> None:
         self.pace: Pace = Pace(sending.retry, sending.in_flight)
-        self.codecs: dict[str, TopicCodec[Any]] = {}
         self.leaving: dict[str, tuple[Record, Position]] = {}
         self.trouble: str = ""
         self.stopping: bool = False
+        self._codecs = codecs
         self._lanes = lanes
         self._writer = writer
         self._sending = sending
@@ -88,7 +92,7 @@ class Drain:
         self._swept = -inf
         self._ahead = inf  # by how much the wall clock is ahead of the loop's
         self._wake = Signal()
-        self._flights = Flights(self.codecs, sending.dedupe_seconds, self._answer)
+        self._flights = Flights(codecs, sending.dedupe_seconds, self._answer)
         self._tasks: TaskGroup
 
     # What the outbox says.
@@ -107,7 +111,7 @@ class Drain:
         """There is reason to try everything again, at once."""
         self.pace.wake()
         for record in self._lanes.in_order(("held", "pending")):
-            if record.topic in self.codecs and record.due > -inf:
+            if record.topic in self._codecs and record.due > -inf:
                 self._lanes.release(record)
         self.wake()
 

@@ -14,7 +14,7 @@ over the network).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from anyio import CancelScope, current_time, sleep
@@ -58,7 +58,7 @@ class Flights:
         answer: Told of each outcome; of one that was cancelled, that there is no answer.
     """
 
-    def __init__(self, codecs: dict[str, TopicCodec[Any]], seconds: float, answer: Answer) -> None:
+    def __init__(self, codecs: Mapping[str, TopicCodec[Any]], seconds: float, answer: Answer) -> None:
         self._codecs = codecs
         self._seconds = seconds
         self._answer = answer

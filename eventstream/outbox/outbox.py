@@ -13,16 +13,13 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any, Final, Literal, TypeVar
 
-import msgspec
 from anyio import AsyncContextManagerMixin, CancelScope, Event, create_task_group, current_time, move_on_after
 from anyio.lowlevel import checkpoint
 
 from ..codec import Keyed, TopicCodec
 from ..errors import (
-    InvalidPayload,
     NotCompacted,
     OutboxClosed,
-    TopicConflict,
     UnknownEntry,
 )
 from ..events import Position, Topic, check_name
@@ -33,6 +30,7 @@ from .drain import Drain
 from .entry import STATES, Content, Entry, EntryState, OnChange, OutboxStatistics
 from .file import Shape, Stored
 from .keeping import Keeping, check_expect
+from .known import KnownTopics
 from .lanes import Lanes, Record
 from .options import OutboxLimits, Sending
 from .waiting import Flush, Waiting
@@ -95,8 +93,7 @@ class Outbox(AsyncContextManagerMixin):
         self._clock = clock
         self._random = random or SystemRandom()
         self._connect = connect
-        self._topics: dict[str, Topic[Any]] = {}
-        self._shapes: dict[str, Shape] = {}
+        self._known_topics = KnownTopics()
         self._lanes = Lanes(self._sending.per_key)
         self._waiting = Waiting()
         self._accepted = 0
@@ -105,8 +102,7 @@ class Outbox(AsyncContextManagerMixin):
         self._drain: Drain
         self._keeping: Keeping
         for topic in topics:
-            self._check_declaration(topic)
-            self._topics[topic.name] = topic
+            self._known_topics.add(topic)
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Outbox, None]:
@@ -118,7 +114,14 @@ class Outbox(AsyncContextManagerMixin):
         try:
             stored = await self._writer.open()
             self._drain = Drain(
-                self._lanes, self._writer, self._sending, self._limits.age, self._told, self._clock, self._random
+                self._known_topics.codecs,
+                self._lanes,
+                self._writer,
+                self._sending,
+                self._limits.age,
+                self._told,
+                self._clock,
+                self._random,
             )
             self._fill(stored)
             async with create_task_group() as tasks:
@@ -150,20 +153,20 @@ class Outbox(AsyncContextManagerMixin):
 
     def _fill(self, stored: Stored) -> None:
         now, wall = current_time(), self._clock()
-        self._shapes = stored.shapes
+        self._known_topics.shapes = stored.shapes
         for record in stored.records:
             wait = min(record.due - wall, self._sending.retry.cap)  # a clock that was set back makes none longer
             record.due = now + wait if wait > 0 else -inf
             if record.sent is not None:  # if the clock was set back meanwhile nobody knows how long ago that was
                 record.sent = now - (wall - record.sent) if record.sent <= wall else -inf
             self._lanes.add(record)
-            if record.topic not in self._topics and record.state in ("pending", "held"):
+            if record.topic not in self._known_topics.codecs and record.state in ("pending", "held"):
                 self._lanes.hold(record, UNDECLARED)
         number = stored.records[-1].number if stored.records else 0
         self._keeping = Keeping(self._lanes, self._drain, self._writer, self._limits, self._clock, self._random, number)
         self._drain.go_on(stored.failures, stored.until)
-        for topic in self._topics.values():
-            self._know(topic)
+        for codec in self._known_topics.codecs.values():
+            self._know(codec.topic)
         self._drain.use(self._bus, at_once=False)
 
     # Publishing.
@@ -249,32 +252,24 @@ class Outbox(AsyncContextManagerMixin):
 
     def _declared(self, topic: Topic[T]) -> TopicCodec[T]:
         self._check_open()
-        known = self._drain.codecs.get(getattr(topic, "name", ""))  # what is no topic is told so below
+        known = self._known_topics.codecs.get(getattr(topic, "name", ""))  # what is no topic is told so below
         if known is None or known.topic is not topic:
-            self._check_declaration(topic)
-            if known is None:
-                known = self._know(topic)
+            is_new = known is None
+            known = self._known_topics.add(topic)
+            if is_new:
+                self._know(topic)
         return known
 
-    def _check_declaration(self, topic: Topic[Any]) -> None:
-        if not isinstance(topic, Topic):
-            raise TypeError(f"topic must be a Topic, not {topic!r}")
-        known = self._topics.get(topic.name)
-        if known is not None and (difference := known.differs_in(topic)):
-            raise TopicConflict(topic.name, difference)
-
-    def _know(self, topic: Topic[Any]) -> TopicCodec[Any]:
-        self._topics[topic.name] = topic
-        codec = self._drain.codecs[topic.name] = TopicCodec(topic)
+    def _know(self, topic: Topic[Any]) -> None:
+        """A topic's entries can be sent from now on; the file is told how it is declared."""
         shape = Shape.of(topic)
-        if self._shapes.get(topic.name) != shape:
-            self._shapes[topic.name] = shape
+        if self._known_topics.shapes.get(topic.name) != shape:
+            self._known_topics.shapes[topic.name] = shape
             self._writer.ask(lambda connection: file.declare(connection, [shape]), _log_failure)
         for record in self._lanes.in_order(("held",)):
             if record.topic == topic.name and record.due == inf:
                 self._lanes.release(record)
         self._drain.wake()
-        return codec
 
     # Standing.
 
@@ -344,7 +339,7 @@ class Outbox(AsyncContextManagerMixin):
         bodies = await self._writer.do(lambda connection: file.load(connection, [record.number]))
         if record.number not in bodies:
             raise UnknownEntry(id)
-        return self._decoded(record, bodies[record.number])
+        return self._known_topics.content(record, bodies[record.number])
 
     def statistics(self) -> OutboxStatistics:
         """How many entries there are, and how it goes."""
@@ -409,7 +404,7 @@ class Outbox(AsyncContextManagerMixin):
 
     def _release(self, record: Record) -> None:
         self._lanes.release(record)
-        if record.topic not in self._topics:
+        if record.topic not in self._known_topics.codecs:
             self._lanes.hold(record, UNDECLARED)
         self._drain.pace.wake()
         self._drain.wake()
@@ -438,17 +433,7 @@ class Outbox(AsyncContextManagerMixin):
         For programs that only pass entries on, with `declare`. Not on a bus where the topics are used with their types.
         """
         self._check_open()
-        return [
-            Topic(
-                shape.name,
-                Keyed,
-                key="key" if shape.keyed else None,
-                compacted=shape.compacted,
-                retain=shape.retain,
-                max_lag=shape.max_lag,
-            )
-            for shape in self._shapes.values()
-        ]
+        return self._known_topics.untyped()
 
     # Inside.
 
@@ -466,17 +451,6 @@ class Outbox(AsyncContextManagerMixin):
                 self.on_change(record.entry(state))
             except Exception:
                 logger.exception("on_change failed for entry %s", record.id)
-
-    def _decoded(self, record: Record, body: tuple[bytes | None, dict[str, str]] | None) -> Content:
-        if body is None:
-            raise InvalidPayload(record.topic, "damaged in the file")
-        payload, headers = body
-        if payload is None:
-            return Content(None, headers)
-        topic = self._topics.get(record.topic)
-        if topic is None or topic.type is Keyed:
-            return Content(msgspec.msgpack.decode(payload), headers)
-        return Content(self._drain.codecs[record.topic].decode_payload(record.key, payload), headers)
 
     def _known(self, id: str) -> Record:
         self._check_open()

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from anyio import BusyResourceError, ClosedResourceError, EndOfStream, Event, WouldBlock, current_time, move_on_after
+from anyio import BusyResourceError, ClosedResourceError, EndOfStream, WouldBlock, current_time, move_on_after
 from anyio.abc import ByteStream
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from .frames import Ack, Decoder, Frame
 from .link import Link
 from .session import PipeStatistics, Session, State
-from .signal import Signal
+from .signal import News, Signal
 
 __all__ = ("Pipe",)
 
@@ -43,8 +43,8 @@ class Pipe(ByteStream):
         self._readable = Signal()
         self._room = Signal()
         self._unused: list[Signal] = []  # of those who gather, no more than ever did so at once
-        self._changed: Event | None = None  # for the rare waits, of any number of tasks; made when somebody waits
-        self._relinked: Event | None = None  # for those who wait for links to come and go, and for nothing else
+        self._changed = News()
+        self._relinked = News()  # for those who wait for links to come and go, and for nothing else
         self._is_sending = False  # by a task of our program
         self._is_receiving = False
         self._sends = 0  # since other tasks had a turn
@@ -386,8 +386,6 @@ class Pipe(ByteStream):
     async def _link_change(self) -> None:
         if self._link is not None:
             self._link.listen()
-        if self._relinked is None:
-            self._relinked = Event()
         await self._relinked.wait()
 
     def _check_open(self) -> None:
@@ -457,18 +455,12 @@ class Pipe(ByteStream):
         """Something changed that somebody may wait for."""
         self._readable.set()
         self._room.set()
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
-        if self._relinked is not None:
-            self._relinked.set()
-            self._relinked = None
+        self._changed.tell()
+        self._relinked.tell()
 
     async def _change(self) -> None:
         if self._link is not None:
             self._link.listen()
-        if self._changed is None:
-            self._changed = Event()
         await self._changed.wait()
 
     def _on_input(self) -> bool:
@@ -477,7 +469,7 @@ class Pipe(ByteStream):
         if session.reader.unread or session.reader.ended:
             self._readable.set()
         self._room.set()
-        if session.is_closed or (self._changed is not None and session.writer.settled):
+        if session.is_closed or (self._changed.awaited and session.writer.settled):
             self._announce()
         if session.is_closed and self._link is not None:
             self._link.stop(session.ended_by)

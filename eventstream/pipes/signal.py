@@ -1,8 +1,8 @@
-"""Wakes one task, as often as there is a reason: a flag that a task can wait for.
+"""Wakes one task, as often as there is a reason (`Signal`); or all that wait for the next change of something (`News`).
 
-It stands twice on the way of every message, so it waits with what the event loop itself offers: a future on asyncio, a
-rescheduled task on trio. Rejected: an `anyio.Event` for each wait (it costs twice as much, for waiters that are never
-more than one); a memory channel (its buffer would count wake-ups, of which only "at least one" matters).
+A signal stands twice on the way of every message, so it waits with what the event loop itself offers: a future on
+asyncio, a rescheduled task on trio. Rejected: an `anyio.Event` for each wait (it costs twice as much, for waiters that
+are never more than one); a memory channel (its buffer would count wake-ups, of which only "at least one" matters).
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from anyio import Event
 from anyio.lowlevel import current_token
 
 if TYPE_CHECKING:
     from trio.lowlevel import Abort, RaiseCancelT, Task
 
-__all__ = ("Signal",)
+__all__ = ("News", "Signal")
 
 
 class Signal:
@@ -72,3 +73,29 @@ class Signal:
 
         self._task = None
         return Abort.SUCCEEDED
+
+
+class News:
+    """Something changed that any number of tasks may wait for; rarely one does, so an event is made only then."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event: Event | None = None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits."""
+        return self._event is not None
+
+    def tell(self) -> None:
+        """Wakes all who wait."""
+        if self._event is not None:
+            self._event.set()
+            self._event = None
+
+    async def wait(self) -> None:
+        """Returns when `tell` is called next."""
+        if self._event is None:
+            self._event = Event()
+        await self._event.wait()

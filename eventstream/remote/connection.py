@@ -7,11 +7,10 @@ say.
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Hashable
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from anyio import (
     TASK_STATUS_IGNORED,
@@ -26,8 +25,7 @@ from anyio import (
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.streams.tls import TLSAttribute
 
-from ..bus import EventBus, submit
-from ..codec import TopicCodec
+from ..bus import submit
 from ..errors import (
     BadFrame,
     BusClosed,
@@ -36,15 +34,14 @@ from ..errors import (
     NotAuthorized,
     OutcomeUnknown,
     PipeBroken,
-    shown,
 )
 from ..events import EARLIEST, Earliest, Position, Topic
 from ..logs import Pending
 from ..pipes import Pipe
-from .access import Action, Authenticate, Authorize, Credentials, Grant, May, ServerLimits
 from .ages import Ages
 from .faults import to_fault
 from .feeding import Feeding
+from .house import House, Shelf
 from .line import Line
 from .messages import (
     VERSION,
@@ -70,81 +67,15 @@ from .messages import (
     encode,
 )
 from .outgoing import Outgoing
-from .sharing import Kept, SharedEvents
+from .rights import NotKnownYet, Rights, recognise
 
-__all__ = ("COME_AGAIN", "Connection", "House", "Shelf")
+__all__ = ("COME_AGAIN", "Connection")
 
 STRANGER_BYTES: Final = 64 * 1024  # of a message before we know who sends it: a long token, with ease
 LOOK: Final = 60.0  # seconds between two looks at the time, for a grant that ends
 LINGER: Final = 2.0  # seconds in which the last words may reach the client
 COME_AGAIN: Final = Goodbye()
 logger: Final = logging.getLogger("eventstream.remote")
-
-
-class Shelf:
-    """What a server keeps of one topic for all its connections.
-
-    Args:
-        topic: As the bus knows it.
-        keyed: Whether it finds the key in the payload, for those who publish.
-        events: Where the bytes of its events are kept.
-        lists: Where those of lists of them are.
-    """
-
-    def __init__(self, topic: Topic[Any], keyed: bool, events: Kept, lists: Kept) -> None:
-        self.topic = topic
-        self.keyed = keyed
-        self.codec: TopicCodec[Any] = TopicCodec(topic)
-        self.shared: SharedEvents = SharedEvents(self.codec, events, lists)
-
-
-class House(Protocol):
-    """What a connection needs of its server."""
-
-    @property
-    def bus(self) -> EventBus:
-        """Which is served."""
-        ...
-
-    @property
-    def limits(self) -> ServerLimits:
-        """What one client gets."""
-        ...
-
-    @property
-    def authenticate(self) -> Authenticate | None:
-        """Who clients are."""
-        ...
-
-    @property
-    def authorize(self) -> Authorize | None:
-        """What they may do."""
-        ...
-
-    @property
-    def clock(self) -> Callable[[], float]:
-        """The time, in POSIX seconds."""
-        ...
-
-    @property
-    def shelves(self) -> Mapping[str, Shelf]:
-        """The topics that clients use, by name."""
-        ...
-
-    def shelf(self, declared: OpenTopic, may_create: bool) -> Shelf:
-        """The topic that a client means.
-
-        Raises:
-            EventStreamError: if there is none that fits.
-        """
-        ...
-
-
-class _TooSlow(Exception):
-    """The client was not known in time, for whatever reason: it may come again."""
-
-    def __init__(self, refusal: EventStreamError) -> None:
-        self.refusal = refusal
 
 
 class Connection:
@@ -163,10 +94,10 @@ class Connection:
         self._line = Line(self._answer_in_line)
         self._all_sent = Event()
         self._serving = CancelScope()
-        self._shown: May | None = None  # what its credentials allow
         self._ages = Ages(house.clock)
         self._welcomed = 0.0  # when, on that clock
         self._goodbye: Goodbye | None = None  # the last word; None if the client left by itself
+        self._rights: Rights  # from the greeting on
         self._tasks: TaskGroup
 
     async def run(self) -> None:
@@ -190,15 +121,15 @@ class Connection:
 
     async def _serve(self) -> None:
         try:
-            messages, grant = await self._greet()
-            if grant.expires is not None:
-                self._tasks.start_soon(self._expire, grant.expires)
+            messages = await self._greet()
+            if self._rights.expires is not None:
+                self._tasks.start_soon(self._expire, self._rights.expires)
             await self._receive(messages)
         except (PipeBroken, ClosedResourceError, EndOfStream) as error:
             logger.debug("a client's pipe has ended: %r", error)
         except BusClosed:
             self.part(COME_AGAIN)  # maybe to another bus
-        except _TooSlow as error:
+        except NotKnownYet as error:
             self.part(Goodbye(to_fault(error.refusal), again=True))
         except EventStreamError as error:
             logger.info("a client is refused: %s", error)
@@ -228,7 +159,7 @@ class Connection:
 
     # Greeting.
 
-    async def _greet(self) -> tuple[list[Message], Grant]:
+    async def _greet(self) -> list[Message]:
         """Knows the client, or raises why it is refused; returns messages that came along."""
         seconds = self._house.limits.greeting_seconds
         with move_on_after(seconds):
@@ -240,46 +171,14 @@ class Connection:
                 raise BadFrame(f"{type(greeting).__name__} before the greeting")
             if greeting.version != VERSION:
                 raise BadFrame(f"version {greeting.version} of the bus's protocol; this server speaks {VERSION}")
-            grant = await self._known(greeting)
-            self.principal, self._shown = grant.principal, grant.may
+            certificate = self._pipe.extra(TLSAttribute.peer_certificate, None)  # noqa: S610  anyio's, not Django's
+            self._rights = await recognise(self._house, greeting.token, certificate)
+            self.principal = self._rights.principal
             self._decoder.most = self._house.limits.message_bytes
             self._welcomed = self._ages.now()
             self._outgoing.say(encode(Welcome(VERSION, self._house.limits.message_bytes)))
-            return messages, grant
-        raise _TooSlow(LimitReached("greeting_seconds", seconds))
-
-    async def _known(self, greeting: Greeting) -> Grant:
-        authenticate = self._house.authenticate
-        if authenticate is None:
-            return Grant(None)
-        certificate = self._pipe.extra(TLSAttribute.peer_certificate, None)  # noqa: S610  anyio's, not Django's
-        try:
-            answer = authenticate(Credentials(greeting.token, certificate))
-            grant = await answer if inspect.isawaitable(answer) else answer
-            if not isinstance(grant, Grant | None):
-                raise TypeError(f"authenticate gave {shown(grant)}, not a Grant or None")
-        except EventStreamError:
-            raise
-        except Exception:
-            logger.exception("authenticate failed")
-            raise _TooSlow(EventStreamError("the server cannot tell who you are now: see its log")) from None
-        if grant is None or (grant.expires is not None and grant.expires <= self._house.clock()):
-            raise NotAuthorized(None, "connect")
-        return grant
-
-    def _may(self, action: Action, topic: str, key: str | None) -> bool:
-        authorize = self._house.authorize
-        try:
-            if self._shown is not None and not self._shown(action, topic, key):
-                return False
-            return authorize is None or authorize(self.principal, action, topic, key)
-        except Exception:
-            logger.exception("authorize failed for %s of topic %r, and so refuses it", action, topic)
-            return False
-
-    def _check(self, action: Action, topic: str, key: str | None) -> None:
-        if not self._may(action, topic, key):
-            raise NotAuthorized(self.principal, f"{action} {topic}" if not key else f"{action} {topic}/{key}")
+            return messages
+        raise NotKnownYet(LimitReached("greeting_seconds", seconds))
 
     # Doing.
 
@@ -361,7 +260,7 @@ class Connection:
         if len(self._topics) >= self._house.limits.topics and message.topic not in self._topics:
             return  # told to whoever uses it: opening has no answer of its own
         try:
-            may_create = self._may("create", message.name, None)
+            may_create = self._rights.allow("create", message.name, None)
             self._topics[message.topic] = self._house.shelf(message, may_create)
         except (EventStreamError, ValueError) as error:
             self._topics[message.topic] = _known_error(error)  # as above
@@ -398,7 +297,7 @@ class Connection:
         most = self._house.limits.subscriptions
         if len(self._feedings) >= most:
             raise LimitReached("subscriptions", most)
-        self._check("subscribe", shelf.topic.name, message.key)
+        self._rights.check("subscribe", shelf.topic.name, message.key)
         subscription = self._house.bus.subscribe(
             shelf.topic,
             key=message.key,
@@ -437,14 +336,14 @@ class Connection:
         terms: dict[str, Any] = {"id": message.id, "headers": message.headers, "index": message.index}
         if message.form == "delete":
             [(key, _)] = message.entries
-            self._check("delete", topic.name, key)
+            self._rights.check("delete", topic.name, key)
             return await bus.delete(topic, key or "", expect=message.expect, **terms)
         if not message.entries:  # its answer is the head, which is for those who may publish too
-            self._check("publish", topic.name, None)
+            self._rights.check("publish", topic.name, None)
         payloads = []
         for key, raw in message.entries:
             payload = codec.decode_payload(key or "", raw)
-            self._check("publish", topic.name, topic.key_for(payload, None if topic.key is not None else key))
+            self._rights.check("publish", topic.name, topic.key_for(payload, None if topic.key is not None else key))
             payloads.append(payload)
         given = None if topic.key is not None or not message.entries else message.entries[0][0]
         if message.form == "one":
@@ -466,16 +365,16 @@ class Connection:
     async def _look(self, message: Refresh | Head) -> Position:
         topic = self._shelf(message.topic).topic
         if isinstance(message, Refresh):
-            self._check("refresh", topic.name, None)
+            self._rights.check("refresh", topic.name, None)
             return await self._house.bus.refresh(topic)
-        self._check("subscribe", topic.name, None)
+        self._rights.check("subscribe", topic.name, None)
         return await self._house.bus.head(topic)
 
     def _list(self, message: ListTopics) -> None:
         topics = {}
         used = self._house.bus.statistics().topics
         for name, shelf in self._house.shelves.items():
-            if (numbers := used.get(name)) is not None and self._may("list", name, None):
+            if (numbers := used.get(name)) is not None and self._rights.allow("list", name, None):
                 topics[name] = {
                     "compacted": shelf.topic.compacted,
                     "keyed": shelf.keyed,

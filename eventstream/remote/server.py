@@ -17,8 +17,9 @@ from ..errors import LimitReached, NotAuthorized, TopicConflict, UnknownTopic, s
 from ..events import Topic
 from ..pipes import Pipe, PipeLimits, PipeServer, PipeServerStatistics
 from .access import Authenticate, Authorize, ServerLimits
-from .connection import COME_AGAIN, Connection, Shelf
+from .connection import COME_AGAIN, Connection
 from .faults import to_fault
+from .house import Shelf
 from .messages import Goodbye, OpenTopic
 from .sharing import EVENTS, LISTS, Kept
 
