@@ -2,8 +2,8 @@
 
 Reading order: `messages` (what the two say), `faults` (errors across the network), `access` (the server's rules),
 `tokens` (one way to say who a client is), `sharing` (each event is encoded once), `house` (what connections see of the
-server), `rights`, `outgoing`, `feeding` and `connection` (one client on the server), `server`; then the client: `requests`,
-`feed` (one subscription), `conversation` (what is said), `caller` (on which pipes), `client`, `urls`.
+server), `rights`, `outgoing`, `feeding` and `connection` (one client on the server), `server`; then the client:
+`requests`, `feed` (one subscription), `conversation` (what is said), `caller` (on which pipes), `client`, `urls`.
 """
 
 from .access import Action, Authenticate, Authorize, Credentials, Grant, May, ServerLimits
