@@ -364,6 +364,22 @@ class Test_authorization:
             assert town.server.revoke("carol") == 0
 
     @simulated
+    async def test_server_revoke_meets_who_is_just_being_authenticated(self) -> None:
+        """What `authenticate` had looked up before was older than the revocation, and let her in after it."""
+        town = Town(words, authenticate=by_token_slowly)
+        async with town.open(), town.client(token="alice") as alice, town.client(token="bob") as bob:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(bob.wait_connected)
+                await anyio.sleep(0.5)
+                assert town.server.statistics().connections == 2
+                assert town.server.revoke("alice") == 0
+            with pytest.raises(NotAuthorized):
+                await alice.wait_connected()
+            await bob.publish(words, "a")
+            async with town.client(token="alice") as later:  # it is for `authenticate` to say again
+                await later.wait_connected()
+
+    @simulated
     async def test_bus_revoke_ends_a_principals_subscriptions(self) -> None:
         """At once; the client's bus goes on, and may be asked again."""
         async with Town(words, authenticate=by_token).open() as town, town.client(token="alice") as bus:

@@ -98,6 +98,7 @@ class Connection:
         self._welcomed = 0.0  # when, on that clock
         self._goodbye: Goodbye | None = None  # the last word; None if the client left by itself
         self._rights: Rights  # from the greeting on
+        self._revoked: set[Hashable] | None = set()  # until it is known who this is
         self._tasks: TaskGroup
 
     async def run(self) -> None:
@@ -118,6 +119,15 @@ class Connection:
         if self._goodbye is None:
             self._goodbye = goodbye
         self._serving.cancel()
+
+    def revoke(self, principal: Hashable) -> bool:
+        """Parts with the client if it is this one, or turns out to be. Returns whether it is."""
+        if self.principal == principal:
+            self.part(Goodbye(to_fault(NotAuthorized(principal))))
+            return True
+        if self._revoked is not None:
+            self._revoked.add(principal)
+        return False
 
     async def _serve(self) -> None:
         try:
@@ -173,6 +183,9 @@ class Connection:
                 raise BadFrame(f"version {greeting.version} of the bus's protocol; this server speaks {VERSION}")
             certificate = self._pipe.extra(TLSAttribute.peer_certificate, None)  # noqa: S610  anyio's, not Django's
             self._rights = await recognise(self._house, greeting.token, certificate)
+            revoked, self._revoked = self._revoked, None
+            if revoked and self._rights.principal in revoked:  # what was looked up may be older than that
+                raise NotAuthorized(self._rights.principal)
             self.principal = self._rights.principal
             self._decoder.most = self._house.limits.message_bytes
             self._welcomed = self._ages.now()

@@ -126,17 +126,15 @@ class Server:
         """Closes the principal's connections, with all their subscriptions, at once. Returns how many there were.
 
         Nothing that these clients said and that was not done yet is done any more. They are told, and do not come
-        again by themselves; whether they may is for `authenticate` to say.
+        again by themselves; whether they may is for `authenticate` to say. Who is just being authenticated, and turns
+        out to be this principal, is refused too.
 
         Raises:
             ValueError: if it is None, which is nobody.
         """
         if principal is None:
             raise ValueError("principal None is nobody: give what authenticate gave")
-        found = [connection for connection in self._connections if connection.principal == principal]
-        for connection in found:
-            connection.part(Goodbye(to_fault(NotAuthorized(principal))))
-        return len(found)
+        return sum([connection.revoke(principal) for connection in self._connections])
 
     def statistics(self) -> ServerStatistics:
         """How it stands. Never waits."""
