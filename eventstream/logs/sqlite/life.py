@@ -108,7 +108,10 @@ class Life:
 
     def inserts(self) -> list[tuple[str, list[object]]]:
         """The statements that insert what was added, and forgets it."""
-        statements = _cut(self.rows, COLUMNS, self.tables.insert)
+        if len(self.rows) == COLUMNS:  # one, which is usual: nothing to be cut
+            statements = [(self.tables.insert(1), self.rows)]
+        else:
+            statements = _cut(self.rows, COLUMNS, self.tables.insert)
         if self.keys:
             statements += _cut(self.keys, 2, self.tables.insert_keys)
             self.keys = []
