@@ -11,14 +11,15 @@ from time import monotonic
 
 import anyio
 import pytest
+import sqlite_vfs
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 from sqlite_support import failing
 
 from eventstream import EARLIEST, BusClosed, EventBus, LogFull, SQLiteLog, Topic
-from eventstream.logs.sqlite import inplace
+from eventstream.logs.sqlite import inplace, store
 from eventstream.logs.sqlite.file import Durability
-from eventstream.logs.sqlite.inplace import CROWD, LEAST_REST, MOST_BYTES, MOST_REST, PAGE_BYTES, PAGES, SLOW, InPlace
+from eventstream.logs.sqlite.inplace import CROWD, LEAST_REST, MOST_BYTES, MOST_REST, SLOW, InPlace
 from eventstream.logs.sqlite.store import Store
 from eventstream.logs.sqlite.writer import Job
 
@@ -79,15 +80,10 @@ class Test_decision:
         self.write(in_place, clock, SLOW * 2)
         assert self.rest(in_place, clock) == LEAST_REST
 
-    def test_after_some_pages_the_thread_is_asked(self, clock: Seconds) -> None:
-        in_place = InPlace(clock)
-        assert [in_place.end(0) for _ in range(2 * PAGES)].count(True) == 2
-        assert [in_place.end(3 * PAGE_BYTES) for _ in range(PAGES)].count(True) == 4
-
     def write(self, in_place: InPlace, clock: Seconds, seconds: float) -> None:
         assert in_place.begin(0, 0)
         clock.now += seconds
-        in_place.end(0)
+        in_place.end()
 
     def rest(self, in_place: InPlace, clock: Seconds) -> int:
         seconds = 0
@@ -288,75 +284,68 @@ async def test_slow_writes_are_left_to_the_thread(
         assert get_ident() not in commits
 
 
-class Test_moving_pages:
-    """What was written comes to its place by the thread: that syncs."""
+class Test_checkpoints:
+    """What was written comes to its place by the thread: that syncs, and so does the first write after it."""
 
-    @pytest.fixture
-    def moved(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        """The thread of each checkpoint."""
-        monkeypatch.setattr(inplace, "PAGES", 5)
-        threads: list[int] = []
-        move = Store.checkpoint
+    @pytest.fixture(autouse=True)
+    def _soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(store, "PAGES", 100)
 
-        def noted(self: Store) -> None:
-            move(self)
-            threads.append(get_ident())
-
-        monkeypatch.setattr(Store, "checkpoint", noted)
-        return threads
-
-    async def test_the_thread_does_it(self, path: Path, moved: list[int]) -> None:
-        async with EventBus(log := SQLiteLog(path, durability="process")) as bus:
-            for number in range(50):
-                await bus.publish(words, str(number))
-            await log.settle()
-            assert moved
-            assert get_ident() not in moved
-
-    async def test_the_write_ahead_file_does_not_grow_for_ever(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(inplace, "PAGES", 100)
+    async def test_the_write_ahead_file_does_not_grow_for_ever(self, path: Path) -> None:
         async with EventBus(SQLiteLog(path, durability="process")) as bus:
             for _ in range(2000):  # that change 8,000 pages
                 await bus.publish(words, "x" * 4000)
             assert Path(f"{path}-wal").stat().st_size < 4000 * 4096
 
-    async def test_no_commit_on_the_loop_does_it(
-        self, path: Path, commits: list[int], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        bounds: dict[bool, set[int]] = {True: set(), False: set()}
-        commit = Store.commit
-
-        def noted(self: Store) -> None:
-            pages = self.connection.execute("PRAGMA wal_autocheckpoint").fetchone()[0]
-            bounds[get_ident() == loop].add(pages)
-            commit(self)
-
-        loop = get_ident()
-        monkeypatch.setattr(Store, "commit", noted)
+    async def test_nor_if_the_thread_writes_all_of_it(self, path: Path) -> None:
+        """Which it does with large ones."""
         async with EventBus(SQLiteLog(path, durability="process")) as bus:
-            for _ in range(3):
-                for _ in range(5):
-                    await bus.publish(words, "alone")
-                await publish_at_once(bus, ["crowd"] * 50)
-        assert bounds == {True: {0}, False: {1000}}
+            for _ in range(200):  # that change 1,200 pages
+                await bus.publish(words, "x" * (MOST_BYTES + 4000))
+            assert Path(f"{path}-wal").stat().st_size < 600 * 4096
+
+    @pytest.mark.skipif(not sqlite_vfs.available(), reason="sqlite3 has a library of its own inside")
+    @pytest.mark.parametrize(("pages", "times"), [(100, 10), (100_000, 0)])
+    async def test_nothing_is_synced_on_the_loop(
+        self, path: Path, commits: list[int], monkeypatch: pytest.MonkeyPatch, pages: int, times: int
+    ) -> None:
+        """The first write after a checkpoint synced, and it was the loop's. Nor does SQLite do so by itself."""
+        monkeypatch.setattr(store, "PAGES", pages)
+        sqlite_vfs.install()
+        synced: list[int] = []
+
+        def noted(kind: str) -> int:
+            if kind == "sync":
+                synced.append(get_ident())
+            return 0
+
+        monkeypatch.setattr("sqlite_vfs.fails", noted)
+        log = SQLiteLog(path, durability="process", connect=sqlite_vfs.connect)
+        async with EventBus(log) as bus:
+            before = len(synced)
+            for turn in range(2000):
+                await bus.publish(words, str(turn))
+                if turn % 10 == 0:  # so that a checkpoint is over before the next publish
+                    await log.settle()
+                if turn % 100 == 0:
+                    await publish_at_once(bus, ["crowd"] * 20)
+            assert len(synced) - before >= times
+        assert commits.count(get_ident()) > 100
+        assert get_ident() not in synced
 
     async def test_what_cannot_be_moved_is_logged_and_publishing_goes_on(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(inplace, "PAGES", 5)
-
         def fail(self: Store) -> None:
             raise sqlite3.OperationalError("disk I/O error")
 
         monkeypatch.setattr(Store, "checkpoint", fail)
         with caplog.at_level(logging.WARNING, "eventstream.logs"):
             async with EventBus(log := SQLiteLog(path, durability="process")) as bus:
-                for number in range(20):
+                for number in range(200):
                     await bus.publish(words, str(number))
                 await log.settle()
-                assert (await bus.head(words)).index == 20
+                assert (await bus.head(words)).index == 200
         assert any("cannot be emptied now" in record.getMessage() for record in caplog.records)
 
 

@@ -13,14 +13,13 @@ from anyio.abc import ByteStream, Listener, TaskStatus
 
 from ..bus import EventBus
 from ..codec import Keyed
-from ..errors import LimitReached, NotAuthorized, TopicConflict, UnknownTopic, shown
+from ..errors import LimitReached, TopicConflict, UnknownTopic, shown
 from ..events import Topic
 from ..pipes import Pipe, PipeLimits, PipeServer, PipeServerStatistics
 from .access import Authenticate, Authorize, ServerLimits
 from .connection import COME_AGAIN, Connection
-from .faults import to_fault
 from .house import Shelf
-from .messages import Goodbye, OpenTopic
+from .messages import OpenTopic
 from .sharing import EVENTS, LISTS, Kept
 
 __all__ = ("Server", "ServerStatistics")

@@ -182,6 +182,8 @@ def _set_up(connection: sqlite3.Connection, durability: Durability) -> None:
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; then space can be given back in steps
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
+    if durability == "process":
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # that would sync at a commit: the writer does it apart
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     connection.execute("PRAGMA cell_size_check = ON")  # a damaged page is noticed when it is read

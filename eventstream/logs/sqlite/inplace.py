@@ -6,9 +6,9 @@ looks after the first:
 
 * Nothing is on its way (order), the thread is at rest (its lock is tried, never waited for), and what the publish has
   to know of its topic was read before.
-* Few come at once: what a crowd publishes is one transaction in the thread.
-* It is small, and moves nothing from the write-ahead file to its place, which would sync: after some pages the thread
-  is asked to.
+* Few come at once, and they are small: what a crowd publishes is one transaction in the thread.
+* It is not the one that moves what is in the write-ahead file to its place, nor the first one after that: both sync. So
+  SQLite does not do so by itself at a commit (`wal_autocheckpoint = 0`); the thread is asked to, now and then.
 * The kernel does not make writers wait, as it does when a disk is overrun. A write that took long is the last one here
   for a while, and for twice as long if the next such comes soon.
 
@@ -26,24 +26,21 @@ __all__ = ("InPlace",)
 
 CROWD: Final = 8  # publishes that come at once: from there on a transaction in the thread is faster
 MOST_BYTES: Final = 16_384  # of a publish: four pages
-PAGES: Final = 4000  # until the thread moves them: 16 MiB, since each time costs some milliseconds
-PAGE_BYTES: Final = 1024  # of a publish, that make one more page change: an upper bound
 SLOW: Final = 0.005  # seconds that a write may take
 LEAST_REST, MOST_REST = 1.0, 64.0  # seconds; so a disk that is overrun stops the loop about once a minute
 
 
 class InPlace:
-    """Decides, and counts what was written.
+    """Decides, and looks how long it takes.
 
     Args:
         clock: Seconds, from anywhere, that never go back.
     """
 
-    __slots__ = ("_clock", "_pages", "_rest", "_resumes", "_started")
+    __slots__ = ("_clock", "_rest", "_resumes", "_started")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._pages = 0
         self._rest = LEAST_REST
         self._resumes = -math.inf
         self._started = 0.0
@@ -55,14 +52,9 @@ class InPlace:
         self._started = self._clock()
         return self._started >= self._resumes
 
-    def end(self, size: int) -> bool:
-        """It was. Returns whether it is time for the thread to move pages."""
+    def end(self) -> None:
+        """It was."""
         now = self._clock()
         if now - self._started > SLOW:
             self._rest = min(2 * self._rest, MOST_REST) if now - self._resumes < self._rest else LEAST_REST
             self._resumes = now + self._rest
-        self._pages += 1 + size // PAGE_BYTES
-        if self._pages < PAGES:
-            return False
-        self._pages = 0
-        return True

@@ -17,12 +17,13 @@ from ...errors import Conflict, IndexOrder, InvalidPayload
 from ...events import MAX_INDEX
 from ..log import Entries, Terms
 from .life import DEDUPE_IDS, Life
+from .tables import FORMAT
 
 __all__ = ("LARGEST", "Publish", "Store")
 
 LARGEST: Final = 256 << 20  # bytes of a batch: it is read in hex, and SQLite's texts end at a billion
-
-CHECKPOINT_PAGES: Final = 1000  # what SQLite itself lets gather, by default
+PAGES: Final = 4000  # between two checkpoints: 16 MiB, since each takes some milliseconds
+PAGE_BYTES: Final = 1024  # of events that make one more page change: an upper bound
 
 
 class Publish:
@@ -83,7 +84,8 @@ class Store:
         self.lives: dict[str, Life] = lives
         self.window: float = window
         self._touched: dict[Life, None] = {}
-        self._checkpoints: bool | None = None
+        self._rows = 0  # changed up to the last checkpoint
+        self._bytes = 0  # published since then
 
     def append(self, life: Life, publish: Publish) -> int:
         """Decides on one publish, and takes it into the present transaction.
@@ -110,6 +112,7 @@ class Store:
         if not life.head < index <= MAX_INDEX:
             raise IndexOrder(life.topic, index, life.head)
         self._touch(life)
+        self._bytes += publish.size
         if not life.stored:
             self._create(life)
         self._note_keys(life, entries, index)
@@ -144,23 +147,23 @@ class Store:
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
 
-    def checkpoint_at_commit(self, on: bool) -> None:
-        """Whether commits, now and then, move to its place what is in the write-ahead file: that syncs.
-
-        Raises:
-            sqlite3.Error: if SQLite cannot be told.
-        """
-        if on is not self._checkpoints:
-            self.connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES if on else 0}")
-            self._checkpoints = on
+    @property
+    def is_checkpoint_due(self) -> bool:
+        """Whether enough has gathered in the write-ahead file, as far as we can tell from outside."""
+        rows = self.connection.total_changes - self._rows
+        return rows + self._bytes // PAGE_BYTES >= PAGES
 
     def checkpoint(self) -> None:
-        """Does that now, but for what somebody is still reading.
+        """Moves what is in the write-ahead file to its place, but for what somebody is still reading.
+
+        Also begins that file anew, by writing something: the first write after a checkpoint syncs, so it is done here.
 
         Raises:
             sqlite3.Error: if it cannot be done; nothing is lost.
         """
+        self._rows, self._bytes = self.connection.total_changes, 0  # also if it fails: not at once again
         self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self.connection.execute(f"PRAGMA user_version = {FORMAT}")
 
     def declare(self, life: Life, now: float) -> None:
         """Writes down that a life has begun, or that its topic is declared in another way; recalls its ids."""

@@ -141,6 +141,7 @@ class Writer:
         self._coming = 0  # publishes at the checkpoint before they are written
         self._working = threading.Lock()  # who uses the store holds it
         self._wanted = False  # by the thread
+        self._is_asked = False  # for a checkpoint
         self._untended: set[Life] = set()
         self._writes = 0  # since it was tended
         self._bytes = 0  # of them
@@ -232,14 +233,20 @@ class Writer:
             life = self._store.lives[job.live.topic.name]
             if self._written or not life.known:  # what the thread has done is not known here yet, or much to be read
                 return False
-            self._write([job], checkpoint=False)
+            self._write([job])
         finally:
             self._working.release()
         job.finished = True
         self._finish(job)
-        if in_place.end(size):
-            self._queue.put(Job(self._checkpoint))
+        in_place.end()
+        self._look()
         return True
+
+    def _look(self) -> None:
+        """Asks for a checkpoint if it is due, and SQLite does not see to that."""
+        if self._in_place is not None and not self._is_asked and self._store.is_checkpoint_due:
+            self._is_asked = True
+            self._queue.put(Job(self._checkpoint))
 
     def _deliver(self) -> None:
         self._told = False
@@ -275,6 +282,7 @@ class Writer:
             self._tell()
             if self._writes >= TENDED or self._bytes >= TENDED_BYTES:
                 self._tend_safely(self._untended)
+            self._look()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -291,6 +299,7 @@ class Writer:
                 return self._queue.get(timeout=0.001 if busy else IDLE_SECONDS)
             except Empty:
                 busy = self._tend_safely(None)
+                self._look()
 
     def _work(self, job: Job) -> Job | None:
         """Does one thing, or writes all publishes that have gathered. Returns what came behind these."""
@@ -310,13 +319,12 @@ class Writer:
                 break
             group.append(following)
             size += following.publish.size
-        self._write(group, checkpoint=True)
+        self._write(group)
         self._written.append(group)
         return held
 
     def _do(self, job: Job) -> None:
         try:
-            self._store.checkpoint_at_commit(True)
             job.run()
         except sqlite3.Error as error:
             self._roll_back()
@@ -326,11 +334,10 @@ class Writer:
             job.error = error
         self._written.append([job])
 
-    def _write(self, group: list[Append], *, checkpoint: bool) -> None:
+    def _write(self, group: list[Append]) -> None:
         """Commits publishes, or notes their errors. By who holds the lock."""
         store = self._store
         try:
-            store.checkpoint_at_commit(checkpoint)
             for job in group:
                 self._take(job)
             store.commit()
@@ -341,7 +348,7 @@ class Writer:
             if len(group) > 1:
                 for job in group:
                     job.error = None
-                    self._write([job], checkpoint=checkpoint)
+                    self._write([job])
                 return
             group[0].error = fault(self._path, error) if isinstance(error, sqlite3.Error) else error
         self._writes += len(group)
@@ -369,6 +376,7 @@ class Writer:
             self._waker.call_soon(self._deliver)
 
     def _checkpoint(self) -> None:
+        self._is_asked = False
         try:
             self._store.checkpoint()
         except sqlite3.Error as error:  # it is tried again when as much again was written
@@ -379,7 +387,6 @@ class Writer:
             with self._alone():
                 self._writes = self._bytes = 0
                 self._untended = set()
-                self._store.checkpoint_at_commit(True)
                 return self._tend(written)
         except sqlite3.Error as error:  # it is tried again when something else was written
             logger.warning("%s: not trimmed now: %s", self._path, error)
