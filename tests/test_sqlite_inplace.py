@@ -16,11 +16,12 @@ from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 from sqlite_support import failing
 
-from eventstream import EARLIEST, BusClosed, EventBus, LogFull, SQLiteLog, Topic
-from eventstream.logs.sqlite import inplace, store
+from eventstream import EARLIEST, BusClosed, EventBus, LogFull, Retention, SQLiteLog, Topic
+from eventstream.logs.sqlite import inplace, store, writer
 from eventstream.logs.sqlite.file import Durability
 from eventstream.logs.sqlite.inplace import CROWD, LEAST_REST, MOST_BYTES, MOST_REST, SLOW, InPlace
 from eventstream.logs.sqlite.store import Store
+from eventstream.logs.sqlite.trimming import STEP
 from eventstream.logs.sqlite.writer import Job
 
 words: Topic[str] = Topic("words", str)
@@ -284,6 +285,15 @@ async def test_slow_writes_are_left_to_the_thread(
         assert get_ident() not in commits
 
 
+async def test_what_is_kept_is_bounded_though_the_thread_has_nothing_to_write(path: Path) -> None:
+    """It looked once a second, when it had rested for so long: the loop had written 25,000 events by then."""
+    async with EventBus(log := SQLiteLog(path, durability="process", retention=Retention(events=100))) as bus:
+        for number in range(5000):
+            await bus.publish(words, str(number))
+        await log.settle()
+        assert bus.statistics().topics["words"].retained < 100 + 2 * writer.TENDED_HERE + STEP
+
+
 class Test_checkpoints:
     """What was written comes to its place by the thread: that syncs, and so does the first write after it."""
 
@@ -346,7 +356,7 @@ class Test_checkpoints:
                     await bus.publish(words, str(number))
                 await log.settle()
                 assert (await bus.head(words)).index == 200
-        assert any("cannot be emptied now" in record.getMessage() for record in caplog.records)
+        assert any("upkeep failed" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize("turns", range(3))

@@ -30,13 +30,14 @@ from .pages import read_page, read_state
 from .retention import DEFAULT, Retention
 from .store import Publish, Store
 from .trimming import Trimming
-from .writer import Append, Job, Writer
+from .writer import Append, Job, Writer, nothing
 
 __all__ = ("DEDUPE_SECONDS", "SQLiteLog")
 
 T = TypeVar("T")
 
 DEDUPE_SECONDS: Final = 120.0  # as for the log in memory
+STEPS: Final = 3  # of trimming while publishes wait: more than is written between two looks
 READERS: Final = 4  # threads that read at once; others wait their turn
 
 
@@ -291,7 +292,7 @@ class SQLiteLog:
 
     async def settle(self) -> None:
         """Returns when all that was committed before the call was appended."""
-        await self._running().wait_for(Job(_nothing))
+        await self._running().wait_for(Job(nothing))
 
     def codec(self, topic: str) -> TopicCodec[Any]:
         """What encodes a topic's payloads."""
@@ -311,8 +312,9 @@ class SQLiteLog:
         now = time.monotonic()
         for life in written:
             retention = self._retentions.get(life.topic, self._retention)
-            if trimming.is_pressing(life, retention):
-                trimming.trim(life, retention, self._clock())
+            for _ in range(STEPS):
+                if trimming.is_pressing(life, retention):
+                    trimming.trim(life, retention, self._clock())
         if now - self._tended > 1.0:
             self._tended = now
             self._trim_all()
@@ -361,7 +363,3 @@ class _Past:
         state = await self._log.read(lambda connection: read_state(connection, life, codec))
         await self._log.settle()
         return state
-
-
-def _nothing() -> None:
-    pass

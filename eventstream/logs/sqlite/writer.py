@@ -32,13 +32,14 @@ from .inplace import InPlace
 from .life import Life
 from .store import Publish, Store
 
-__all__ = ("Append", "Job", "Writer")
+__all__ = ("Append", "Job", "Writer", "nothing")
 
 MOST_PUBLISHES: Final = 1024  # in one transaction: some milliseconds of work, which is what a reader may have to wait
 MOST_BYTES: Final = 4 << 20  # of payloads in one transaction
 QUEUED: Final = 8192  # publishes on their way: as much as is written in a tenth of a second
 QUEUED_BYTES: Final = 64 << 20
 TENDED: Final = 256  # publishes between two looks while there is no rest: a look keeps the loop waiting for its lock
+TENDED_HERE: Final = 1024  # the same of those that the loop writes: it has to wake the thread for that
 TENDED_BYTES: Final = 8 << 20  # the same of large ones: half of what one look may remove
 IDLE_SECONDS: Final = 1.0  # between two looks at what else is to be done
 
@@ -141,7 +142,7 @@ class Writer:
         self._coming = 0  # publishes at the checkpoint before they are written
         self._working = threading.Lock()  # who uses the store holds it
         self._wanted = False  # by the thread
-        self._is_asked = False  # for a checkpoint
+        self._is_asked = False  # to look whether something is due
         self._untended: set[Life] = set()
         self._writes = 0  # since it was tended
         self._bytes = 0  # of them
@@ -243,10 +244,10 @@ class Writer:
         return True
 
     def _look(self) -> None:
-        """Asks for a checkpoint if it is due, and SQLite does not see to that."""
-        if self._in_place is not None and not self._is_asked and self._store.is_checkpoint_due:
+        """Wakes the thread if it has something to do but to write."""
+        if not self._is_asked and (self._writes >= TENDED_HERE or self._is_checkpoint_due()):
             self._is_asked = True
-            self._queue.put(Job(self._checkpoint))
+            self._queue.put(_LOOK)
 
     def _deliver(self) -> None:
         self._told = False
@@ -273,16 +274,18 @@ class Writer:
 
     def _run(self) -> None:
         held: Job | None = None
+        busy = True
         while True:
-            job = held or self._next()
+            job = held or self._next(busy)
             if job is None:
                 return
             with self._alone():
                 held = self._work(job)
             self._tell()
-            if self._writes >= TENDED or self._bytes >= TENDED_BYTES:
+            self._is_asked = False
+            if self._writes >= TENDED or self._bytes >= TENDED_BYTES or self._is_checkpoint_due():
                 self._tend_safely(self._untended)
-            self._look()
+            busy = job is not _LOOK  # else the loop is about to write again, and there is no moment to be used
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -292,19 +295,18 @@ class Writer:
             self._wanted = False
             yield
 
-    def _next(self) -> Job | None:
-        busy = True
+    def _next(self, busy: bool) -> Job | None:
         while True:
             try:
                 return self._queue.get(timeout=0.001 if busy else IDLE_SECONDS)
             except Empty:
                 busy = self._tend_safely(None)
-                self._look()
 
     def _work(self, job: Job) -> Job | None:
         """Does one thing, or writes all publishes that have gathered. Returns what came behind these."""
         if not isinstance(job, Append):
-            self._do(job)
+            if job is not _LOOK:
+                self._do(job)
             return None
         group, size, held = [job], job.publish.size, None
         while len(group) < MOST_PUBLISHES and size < MOST_BYTES:
@@ -371,25 +373,31 @@ class Writer:
             logger.error("%s: a transaction cannot be rolled back: %s", self._path, error)
 
     def _tell(self) -> None:
-        if not self._told:
+        if self._written and not self._told:
             self._told = True
             self._waker.call_soon(self._deliver)
 
-    def _checkpoint(self) -> None:
-        self._is_asked = False
-        try:
-            self._store.checkpoint()
-        except sqlite3.Error as error:  # it is tried again when as much again was written
-            logger.warning("%s: the write-ahead file cannot be emptied now: %s", self._path, error)
+    def _is_checkpoint_due(self) -> bool:
+        """Where the loop may write, so that SQLite must not do it by itself at a commit."""
+        return self._in_place is not None and self._store.is_checkpoint_due
 
     def _tend_safely(self, written: set[Life] | None) -> bool:
         try:
             with self._alone():
                 self._writes = self._bytes = 0
                 self._untended = set()
+                if self._is_checkpoint_due():
+                    self._store.checkpoint()
                 return self._tend(written)
         except sqlite3.Error as error:  # it is tried again when something else was written
-            logger.warning("%s: not trimmed now: %s", self._path, error)
+            logger.warning("%s: upkeep failed, and is tried again later: %s", self._path, error)
         except Exception:  # whatever it is, publishing goes on
-            logger.exception("%s: cannot be trimmed", self._path)
+            logger.exception("%s: upkeep failed", self._path)
         return False
+
+
+def nothing() -> None:
+    """What a job does that is waited for because of what stands before it."""
+
+
+_LOOK: Final = Job(nothing)  # wakes the thread
