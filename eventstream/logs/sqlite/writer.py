@@ -38,7 +38,7 @@ MOST_PUBLISHES: Final = 1024  # in one transaction: some milliseconds of work, w
 MOST_BYTES: Final = 4 << 20  # of payloads in one transaction
 QUEUED: Final = 8192  # publishes on their way: as much as is written in a tenth of a second
 QUEUED_BYTES: Final = 64 << 20
-TENDED: Final = 256  # publishes between two looks while there is no rest: a look keeps the loop waiting for its lock
+TENDED: Final = 256  # events between two looks while there is no rest: a look keeps the loop waiting for its lock
 TENDED_HERE: Final = 1024  # the same of those that the loop writes: it has to wake the thread for that
 TENDED_BYTES: Final = 8 << 20  # the same of large ones: half of what one look may remove
 IDLE_SECONDS: Final = 1.0  # between two looks at what else is to be done
@@ -144,7 +144,7 @@ class Writer:
         self._wanted = False  # by the thread
         self._is_asked = False  # to look whether something is due
         self._untended: set[Life] = set()
-        self._writes = 0  # since it was tended
+        self._events = 0  # written since it was tended
         self._bytes = 0  # of them
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._written: deque[Sequence[Job]] = deque()
@@ -245,7 +245,7 @@ class Writer:
 
     def _look(self) -> None:
         """Wakes the thread if it has something to do but to write."""
-        if not self._is_asked and (self._writes >= TENDED_HERE or self._is_checkpoint_due()):
+        if not self._is_asked and (self._events >= TENDED_HERE or self._is_checkpoint_due()):
             self._is_asked = True
             self._queue.put(_LOOK)
 
@@ -283,7 +283,7 @@ class Writer:
                 held = self._work(job)
             self._tell()
             self._is_asked = False
-            if self._writes >= TENDED or self._bytes >= TENDED_BYTES or self._is_checkpoint_due():
+            if self._events >= TENDED or self._bytes >= TENDED_BYTES or self._is_checkpoint_due():
                 self._tend_safely(self._untended)
             busy = job is not _LOOK  # else the loop is about to write again, and there is no moment to be used
 
@@ -353,7 +353,7 @@ class Writer:
                     self._write([job])
                 return
             group[0].error = fault(self._path, error) if isinstance(error, sqlite3.Error) else error
-        self._writes += len(group)
+        self._events += sum([len(job.publish.entries) for job in group])
         self._bytes += sum([job.publish.size for job in group])
 
     def _take(self, job: Append) -> None:
@@ -384,7 +384,7 @@ class Writer:
     def _tend_safely(self, written: set[Life] | None) -> bool:
         try:
             with self._alone():
-                self._writes = self._bytes = 0
+                self._events = self._bytes = 0
                 self._untended = set()
                 if self._is_checkpoint_due():
                     self._store.checkpoint()
