@@ -1,4 +1,7 @@
-"""The end that is dialed: one handler for each pipe, what ends a pipe, and what its peer is told when it comes back."""
+"""The end that is dialed: one handler for each pipe, what ends a pipe, and what its peer is told when it comes back.
+
+Time is simulated (`@simulated`): a sleep here waits for nothing, it moves the clock.
+"""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from ..codec import TopicCodec
 from ..errors import EventStreamError
 from ..events import Position
 from ..pipes.signal import Signal
+from ..remote.ages import Ages
 from . import file
 from .bus import Bus, Reachable, Submitting
 from .entry import EntryState
@@ -42,7 +43,6 @@ __all__ = ("Drain", "Told")
 
 logger: Final = logging.getLogger("eventstream.outbox")
 
-SLEPT: Final = 1.0  # seconds: more than a clock is ever corrected at once by slowing or hurrying it
 SWEEP: Final = 60.0  # seconds between two looks for entries that are too old
 Told = Callable[[Record, EntryState, Position | None], None]
 
@@ -90,7 +90,7 @@ class Drain:
         self._file_failures = 0
         self._file_until = -inf
         self._swept = -inf
-        self._ahead = inf  # by how much the wall clock is ahead of the loop's
+        self._ages = Ages(clock)
         self._wake = Signal()
         self._flights = Flights(codecs, sending.dedupe_seconds, self._answer)
         self._tasks: TaskGroup
@@ -147,7 +147,7 @@ class Drain:
 
     async def _round(self) -> None:
         now = current_time()
-        self._wake_up(now)
+        self._grow_older()
         self._expire(now)
         if now < self._file_until:
             return
@@ -324,11 +324,12 @@ class Drain:
 
     # Time.
 
-    def _wake_up(self, now: float) -> None:
+    def _grow_older(self) -> None:
         """If this machine slept, its loop's clock stood still, and the bus's memory did not: doubts are older."""
-        ahead = self._clock() - now
-        slept, self._ahead = ahead - self._ahead, ahead
-        if slept > SLEPT:
+        before = self._ages.slept
+        self._ages.now()
+        slept = self._ages.slept - before
+        if slept > 0.0:
             for record in self._lanes.records.values():
                 if record.sent is not None:
                     record.sent -= slept
